@@ -1,0 +1,135 @@
+"""How covariances are stored: as the linear map that turns white noise into the component's noise.
+
+Each class answers the same four questions. The leading axis is K, or 1 where all components share
+one covariance. `whiten` and `unwhiten` act on the last two axes, `(..., K or 1, D)`, and broadcast;
+`log_det` and `dense` are told D, which a spherical covariance doesn't know.
+How a covariance is *estimated* is another matter: see `structures.py`.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxgmm.numerics import align, einsum, inverse_of_lower
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Full:
+    """Any positive definite covariance, stored as its lower Cholesky factor.
+
+    Attributes:
+        scale_tril: (K or 1, D, D) lower triangular with positive diagonal, Σ = L Lᵀ.
+    """
+
+    scale_tril: Array
+
+    def whiten(self, difference: Array) -> Array:
+        """L⁻¹ d: (..., K or 1, D) -> (..., K, D)."""
+        return einsum("kij,...kj->...ki", inverse_of_lower(self.scale_tril), difference)
+
+    def unwhiten(self, noise: Array) -> Array:
+        """L z: (..., K or 1, D) -> (..., K, D)."""
+        return einsum("kij,...kj->...ki", self.scale_tril, noise)
+
+    def log_det(self, n_features: int) -> Array:
+        """log |Σ|: (K or 1,)."""
+        diagonal = jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1)
+        return 2 * jnp.sum(jnp.log(diagonal), axis=-1)
+
+    def dense(self, n_features: int) -> Array:
+        """Σ: (K or 1, D, D)."""
+        return einsum("kij,klj->kil", self.scale_tril, self.scale_tril)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Diagonal:
+    """Independent features, stored as standard deviations.
+
+    Attributes:
+        scale: (K or 1, D) positive, Σ = diag(scale²).
+    """
+
+    scale: Array
+
+    def whiten(self, difference: Array) -> Array:
+        """d / scale: (..., K or 1, D) -> (..., K, D)."""
+        return difference / align(self.scale, difference)
+
+    def unwhiten(self, noise: Array) -> Array:
+        """scale · z: (..., K or 1, D) -> (..., K, D)."""
+        return noise * align(self.scale, noise)
+
+    def log_det(self, n_features: int) -> Array:
+        """log |Σ|: (K or 1,)."""
+        return 2 * jnp.sum(jnp.log(self.scale), axis=-1)
+
+    def dense(self, n_features: int) -> Array:
+        """Σ: (K or 1, D, D)."""
+        return (self.scale**2)[:, :, None] * jnp.eye(n_features, dtype=self.scale.dtype)[None]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Spherical:
+    """The same standard deviation in every direction.
+
+    Attributes:
+        scale: (K or 1,) positive, Σ = scale² I.
+    """
+
+    scale: Array
+
+    def whiten(self, difference: Array) -> Array:
+        """d / scale: (..., K or 1, D) -> (..., K, D)."""
+        return difference / align(self.scale[:, None], difference)
+
+    def unwhiten(self, noise: Array) -> Array:
+        """scale · z: (..., K or 1, D) -> (..., K, D)."""
+        return noise * align(self.scale[:, None], noise)
+
+    def log_det(self, n_features: int) -> Array:
+        """log |Σ|: (K or 1,)."""
+        return 2 * n_features * jnp.log(self.scale)
+
+    def dense(self, n_features: int) -> Array:
+        """Σ: (K or 1, D, D)."""
+        variance = (self.scale**2)[:, None, None]
+        return variance * jnp.eye(n_features, dtype=self.scale.dtype)[None]
+
+
+Covariance = Full | Diagonal | Spherical
+
+
+def trace_of_ratio(covariance: Covariance, variances: Array) -> Array:
+    """tr(V Σ_k⁻¹) for a diagonal matrix V.
+
+    Args:
+        covariance: K components, or one shared.
+        variances: (D,) the diagonal of V.
+
+    Returns:
+        (K or 1,).
+    """
+    columns = jnp.diag(jnp.sqrt(variances))[:, None, :]
+    return jnp.sum(covariance.whiten(columns) ** 2, axis=(0, 2))
+
+
+def kl_between_covariances(new: Covariance, old: Covariance, n_features: int) -> Array:
+    """KL(N(0, Σ_new) ‖ N(0, Σ_old)), accurate however close they are.
+
+    With E = L_old⁻¹ (L_new - L_old), lower triangular, the usual formula
+    ½ [tr(Σ_old⁻¹ Σ_new) - D - log |Σ_old⁻¹ Σ_new|] is ½ Σ E_ij² + Σ (E_ii - log(1 + E_ii)):
+    no large terms cancel.
+
+    Returns:
+        (K or 1,).
+    """
+    identity = jnp.eye(n_features, dtype=jax.tree.leaves(new)[0].dtype)[:, None, :]
+    error = old.whiten(new.unwhiten(identity) - old.unwhiten(identity))
+    diagonal = jnp.einsum("iki->ki", error)
+    excess = diagonal - jnp.log1p(diagonal)
+    return jnp.sum(error**2, axis=(0, 2)) / 2 + jnp.sum(excess, axis=-1)

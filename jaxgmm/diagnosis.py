@@ -1,0 +1,58 @@
+"""Which components of a mixture mean nothing: empty, held up by regularization, or twins."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgmm.covariance import Covariance, kl_between_covariances
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import einsum, largest_eigenvalue, smallest_variance
+
+
+def degenerate_components(mixture: GaussianMixture, regularization: Array) -> Array:
+    """Components without weight, without a covariance of their own, or without a difference.
+
+    Args:
+        mixture: K components, finite.
+        regularization: (D,) variances that were added to the covariances.
+
+    Returns:
+        (K,) bool.
+    """
+    empty = mixture.weights <= smallest_variance(mixture.means.dtype)
+    return empty | _held_up(mixture, regularization) | _twins(mixture)
+
+
+def _held_up(mixture: GaussianMixture, regularization: Array) -> Array:
+    """Whether in some direction more than half of the covariance is regularization or rounding.
+
+    Rounding counts as D·eps of each feature's own variance, to which `cholesky` raises pivots.
+    """
+    n_features = mixture.n_features
+    rounding = n_features * float(jnp.finfo(regularization.dtype).eps)
+    own = jnp.einsum("kii->ki", mixture.covariance.dense(n_features))
+    added = jnp.sqrt(regularization[None] + rounding * own)
+    columns = jnp.eye(n_features, dtype=added.dtype)[:, None, :] * added[None]
+    whitened = mixture.covariance.whiten(columns)
+    share = largest_eigenvalue(einsum("ikm,jkm->kij", whitened, whitened))
+    return jnp.broadcast_to(~(share <= 0.5), (mixture.n_components,))
+
+
+def _twins(mixture: GaussianMixture) -> Array:
+    """Whether another component is the same one, up to the root of the rounding error."""
+    n_components, n_features = mixture.means.shape
+    tolerance = float(jnp.finfo(mixture.means.dtype).eps) ** 0.5
+
+    def twin_of_another(k: Array) -> Array:
+        one = _component(mixture.covariance, k)
+        shift = one.whiten((mixture.means - mixture.means[k][None])[:, None, :])[:, 0]
+        spread = kl_between_covariances(mixture.covariance, one, n_features)
+        divergence = jnp.sum(shift**2, axis=-1) / 2 + spread
+        near = divergence < tolerance
+        return jnp.any(near & (jnp.arange(n_components) != k))
+
+    return lax.map(twin_of_another, jnp.arange(n_components))
+
+
+def _component(covariance: Covariance, k: Array) -> Covariance:
+    return jax.tree.map(lambda leaf: leaf[k % leaf.shape[0]][None], covariance)

@@ -1,0 +1,111 @@
+"""Internal coordinates: data are centered and scaled where they are read, never as a copy."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import chunk_size, sum_over_chunks
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Coordinates z = (x - center) / scale in which the data have mean 0 and variance 1.
+
+    Attributes:
+        center: (D,) in the data's units, a constant to differentiation.
+        scale: (D,) likewise; D equal numbers where the structure allows no other scaling.
+        variance: (D,) of the data in these coordinates: 1, but not a constant to differentiation.
+            Constant features have the variance that their magnitude suggests.
+    """
+
+    center: Array
+    scale: Array
+    variance: Array
+
+    def read(self, x: Array, weights: Array) -> Array:
+        """Rows in these coordinates; rows of weight 0, which may hold anything, at the center."""
+        present = jnp.where(weights[:, None] != 0, x, self.center[None])
+        return (present - self.center[None]) / self.scale[None]
+
+    def enter(self, mixture: GaussianMixture) -> GaussianMixture:
+        """A mixture over x as one over z."""
+        means = (mixture.means - self.center[None]) / self.scale[None]
+        return replace(mixture, means=means, covariance=rescale(mixture.covariance, 1 / self.scale))
+
+    def leave(self, mixture: GaussianMixture) -> GaussianMixture:
+        """A mixture over z as one over x."""
+        means = self.center[None] + self.scale[None] * mixture.means
+        return replace(mixture, means=means, covariance=rescale(mixture.covariance, self.scale))
+
+    def log_volume(self) -> Array:
+        """(): what has to be taken from a log density over z to have it over x."""
+        return jnp.sum(jnp.log(self.scale))
+
+
+def rescale(covariance: Covariance, factor: Array) -> Covariance:
+    """The covariance of `factor · x`; for a spherical one all factors are equal.
+
+    Args:
+        covariance: of x.
+        factor: (D,).
+    """
+    match covariance:
+        case Full(scale_tril):
+            return Full(factor[None, :, None] * scale_tril)
+        case Diagonal(scale):
+            return Diagonal(factor[None] * scale)
+        case Spherical(scale):
+            return Spherical(factor[0] * scale)
+
+
+def frame_of(x: Array, weights: Array, isotropic: bool) -> Frame:
+    """The frame of weighted data.
+
+    Args:
+        x: (N, D).
+        weights: (N,).
+        isotropic: whether all features must have the same scale.
+    """
+    dtype = jnp.finfo(x.dtype)
+    present = (weights != 0)[:, None]
+    magnitude = lax.stop_gradient(jnp.max(jnp.where(present, jnp.abs(x), 0), axis=0))
+    magnitude = jnp.where(magnitude > float(dtype.tiny) / float(dtype.eps), magnitude, 1)
+
+    at_zero = Frame(jnp.zeros_like(magnitude), magnitude, jnp.ones_like(magnitude))
+    center = lax.stop_gradient(weighted_moments(at_zero, x, weights)[0]) * magnitude
+    at_center = Frame(center, magnitude, jnp.ones_like(magnitude))
+    deviation = jnp.sqrt(lax.stop_gradient(weighted_moments(at_center, x, weights)[1]))
+    constant = deviation <= 4 * float(dtype.eps)
+    scale = magnitude * jnp.where(constant, 1, deviation)
+    if isotropic:
+        constant = jnp.broadcast_to(jnp.all(constant), constant.shape)
+        largest = jnp.max(magnitude)
+        spread = jnp.where(constant, 1, deviation * (magnitude / largest))
+        scale = jnp.broadcast_to(largest * jnp.sqrt(jnp.mean(spread**2)), scale.shape)
+
+    usable = jnp.isfinite(center) & jnp.isfinite(scale)
+    frame = Frame(
+        jnp.where(usable, center, 0), jnp.where(usable, scale, 1), jnp.ones_like(magnitude)
+    )
+    first, second = weighted_moments(frame, x, weights)
+    return replace(frame, variance=jnp.where(constant, 1, second - first**2))
+
+
+def weighted_moments(frame: Frame, x: Array, weights: Array) -> tuple[Array, Array]:
+    """Weighted means of z and z², feature by feature: (D,), (D,)."""
+    n_rows, n_features = x.shape
+    size = chunk_size(n_rows, n_features)
+
+    def summand(start: Array, fresh: Array) -> tuple[Array, Array]:
+        w = jnp.where(fresh, lax.dynamic_slice_in_dim(weights, start, size), 0)
+        z = frame.read(lax.dynamic_slice_in_dim(x, start, size), w)
+        return jnp.sum(w[:, None] * z, axis=0), jnp.sum(w[:, None] * z**2, axis=0)
+
+    first, second = sum_over_chunks(summand, n_rows, size)
+    total = jnp.sum(weights)
+    return first / total, second / total

@@ -1,0 +1,247 @@
+"""The loop: EM steps from a given start until nothing is left to gain."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxgmm.convergence import Progress, expected_gain, gain_by_rounding
+from jaxgmm.diagnosis import degenerate_components
+from jaxgmm.expectation import expect, total_log_prob
+from jaxgmm.frame import Frame, frame_of
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import smallest_variance
+from jaxgmm.results import FitResult, Status
+from jaxgmm.steps import check_fit_arguments, maximize, stored_as, tilt
+from jaxgmm.structures import structure_named
+from jaxgmm.validation import check_choice, check_count, check_number
+
+ADJOINTS = ("implicit", "unroll")
+
+
+class Settings(NamedTuple):
+    """The static choices of a fit: each combination compiles once."""
+
+    covariance_type: str
+    max_iter: int
+    adjoint: str
+    history: bool
+
+
+class Problem(NamedTuple):
+    """What the EM map depends on, besides the mixture.
+
+    Attributes:
+        frame: coordinates of the mixture.
+        x: (N, D) in the data's units.
+        weights: (N,).
+        regularization: (D,) variances in the frame.
+    """
+
+    frame: Frame
+    x: Array
+    weights: Array
+    regularization: Array
+
+
+class Trace(NamedTuple):
+    """What is known about a loop besides its mixture: iterations, progress, and objectives."""
+
+    n_iter: Array
+    finite: Array
+    progress: Progress
+    history: Array
+
+
+def em(
+    mixture: GaussianMixture,
+    x: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    covariance_type: str | None = None,
+    max_iter: int = 1000,
+    tol: ArrayLike = 1e-7,
+    reg_covar: ArrayLike | None = None,
+    adjoint: str = "implicit",
+    history: bool = True,
+) -> FitResult:
+    """EM from a given start until the extrapolated gain still to come is below `tol`.
+
+    Pure: works under `jax.jit`, `jax.vmap` and `jax.grad`. For each step the loop does what
+    `em_step` does, in centered and scaled coordinates.
+
+    Args:
+        mixture: the start, K components.
+        x: (N, D), read in chunks and never copied.
+        weights: (N,) sample weights; 0 removes a row, which may then hold anything.
+        covariance_type: of the fit; by default what the start's storage says.
+        max_iter: at most so many steps. Static.
+        tol: gain of the objective still to come, extrapolated, in nats per unit of weight; 0 runs
+            all `max_iter` steps. May be traced.
+        reg_covar: λ ≥ 0, without units: every row is a cloud with covariance λ·V, V the data's
+            variance, feature by feature. The default is 1e-15 in float64 and 1e-9 in float32.
+            May be traced.
+        adjoint: how derivatives pass through: "implicit" (through the fixed point, at a memory
+            cost that doesn't grow with the iterations) or "unroll" (through every step).
+        history: whether to record the objective of each iteration. Static.
+
+    Returns:
+        A `FitResult`; it says whether it converged and which components are degenerate.
+
+    Raises:
+        TypeError: x is not numeric.
+        ValueError: shapes or names are wrong; where values are known, NaN or infinity in x.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jax.numpy.concatenate([jax.numpy.linspace(-1, 1, 9), jax.numpy.linspace(4, 8, 9)])
+        >>> start = jg.GaussianMixture.create([0.5, 0.5], [[0.0], [5.0]], [[1.0], [1.0]], "diag")
+        >>> result = jg.em(start, x[:, None])
+        >>> result.mixture.means.round(2).tolist()
+        [[0.0], [6.0]]
+    """
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    settings = Settings(
+        covariance_type=covariance_type or mixture.covariance_type,
+        max_iter=check_count("max_iter", max_iter, 0),
+        adjoint=check_choice("adjoint", adjoint, ADJOINTS),
+        history=bool(history),
+    )
+    structure_named(settings.covariance_type)
+    tol = check_number("tol", tol)
+    reg_covar = check_number("reg_covar", default_reg_covar(x) if reg_covar is None else reg_covar)
+    return _em(mixture, x, weights, tol, reg_covar, settings)
+
+
+def default_reg_covar(x: Array) -> float:
+    """A thousandth of the variance of a cluster a thousand (float32) or a million times narrower
+    than the data."""
+    return 1e-15 if x.dtype == jnp.float64 else 1e-9
+
+
+@partial(jax.jit, static_argnames="settings")
+def _em(
+    mixture: GaussianMixture,
+    x: Array,
+    weights: Array,
+    tol: ArrayLike,
+    reg_covar: ArrayLike,
+    settings: Settings,
+) -> FitResult:
+    problem = problem_of(x, weights, reg_covar, settings.covariance_type)
+    start = stored_as(settings.covariance_type, problem.frame.enter(mixture))
+    return climb(problem, start, jnp.asarray(tol, x.dtype), settings)
+
+
+def problem_of(x: Array, weights: Array, reg_covar: ArrayLike, covariance_type: str) -> Problem:
+    """Data in the coordinates that a covariance type allows, with their regularization."""
+    isotropic = structure_named(covariance_type).isotropic
+    frame = frame_of(x, weights, isotropic)
+    floor = smallest_variance(x.dtype)
+    scale = jnp.maximum(jnp.asarray(reg_covar, x.dtype), floor)
+    return Problem(frame, x, weights, scale * frame.variance)
+
+
+def climb(problem: Problem, start: GaussianMixture, tol: Array, settings: Settings) -> FitResult:
+    """EM in the frame from a start in the frame; the result is in the data's units."""
+    run = iterate_unrolled if settings.adjoint == "unroll" else iterate
+    mixture, trace = run(problem, start, tol, settings)
+    frame, x, weights, regularization = problem
+    objective = total_log_prob(frame, tilt(mixture, regularization), x, weights)
+    log_likelihood = total_log_prob(frame, mixture, x, weights)
+    finite = trace.finite & jnp.isfinite(objective) & jnp.isfinite(log_likelihood)
+    degenerate = finite & degenerate_components(mixture, regularization)
+    converged = trace.progress.remaining < tol
+    status = jnp.where(converged, Status.CONVERGED, Status.MAX_ITER)
+    status = jnp.where(jnp.any(degenerate), Status.DEGENERATE, status)
+    status = jnp.where(finite, status, Status.NON_FINITE)
+    done = jnp.arange(settings.max_iter, dtype=jnp.int32) >= trace.n_iter - 1
+    return FitResult(
+        mixture=frame.leave(mixture),
+        log_likelihood=log_likelihood,
+        objective=objective,
+        n_iter=trace.n_iter,
+        status=status.astype(jnp.int32),
+        degenerate=degenerate,
+        remaining_gain=trace.progress.remaining,
+        history=jnp.where(done, objective, trace.history) if settings.history else None,
+    )
+
+
+def step(
+    problem: Problem, mixture: GaussianMixture, covariance_type: str
+) -> tuple[GaussianMixture, Array]:
+    """One EM step in the frame: the new mixture, and the objective of the one that went in."""
+    full_second_moment = structure_named(covariance_type).full_second_moment
+    frame, x, weights, regularization = problem
+    tilted = tilt(mixture, regularization)
+    statistics = expect(frame, tilted, x, weights, None, full_second_moment)
+    new = maximize(statistics, covariance_type, mixture, regularization)
+    return new, statistics.log_likelihood
+
+
+def begin(start: GaussianMixture, settings: Settings) -> tuple[GaussianMixture, Trace]:
+    """What the loop carries before its first step."""
+    dtype = start.means.dtype
+    n_recorded = settings.max_iter if settings.history else 0
+    trace = Trace(
+        n_iter=jnp.asarray(0, jnp.int32),
+        finite=jnp.asarray(True),
+        progress=Progress.begin(dtype),
+        history=jnp.zeros(n_recorded, dtype),
+    )
+    return start, trace
+
+
+def advance(
+    problem: Problem, mixture: GaussianMixture, trace: Trace, covariance_type: str
+) -> tuple[GaussianMixture, Trace]:
+    """One turn of the loop; a step that isn't finite is not taken."""
+    new, objective = step(problem, mixture, covariance_type)
+    finite = jnp.isfinite(objective) & is_finite(new)
+    new = jax.tree.map(partial(jnp.where, finite), new, mixture)
+    gain = expected_gain(new, mixture)
+    progress = trace.progress.update(gain, gain_by_rounding(new))
+    # The objective is that of the mixture before: the first one is the start's and is dropped.
+    history = trace.history.at[trace.n_iter - 1].set(objective) if trace.history.size else trace.history
+    return new, Trace(trace.n_iter + 1, finite, progress, history)
+
+
+def is_finite(mixture: GaussianMixture) -> Array:
+    """Whether all parameters are usable; a log-weight may be -inf: () bool."""
+    leaves = [jnp.exp(mixture.log_weights), mixture.means, *jax.tree.leaves(mixture.covariance)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def goes_on(trace: Trace, tol: Array, settings: Settings) -> Array:
+    """Whether there is another step to take: () bool."""
+    open_ended = trace.finite & ~(trace.progress.remaining < tol)
+    return open_ended & (trace.n_iter < settings.max_iter)
+
+
+def iterate(
+    problem: Problem, start: GaussianMixture, tol: Array, settings: Settings
+) -> tuple[GaussianMixture, Trace]:
+    """Steps until there is nothing left to gain."""
+    return lax.while_loop(
+        lambda carry: goes_on(carry[1], tol, settings),
+        lambda carry: advance(problem, *carry, settings.covariance_type),
+        begin(start, settings),
+    )
+
+
+def iterate_unrolled(
+    problem: Problem, start: GaussianMixture, tol: Array, settings: Settings
+) -> tuple[GaussianMixture, Trace]:
+    """The same steps as a loop of `max_iter` turns, which reverse mode can go back through."""
+
+    @jax.checkpoint
+    def turn(carry, _):
+        new = advance(problem, *carry, settings.covariance_type)
+        going = goes_on(carry[1], tol, settings)
+        return jax.tree.map(partial(jnp.where, going), new, carry), None
+
+    return lax.scan(turn, begin(start, settings), None, length=settings.max_iter)[0]

@@ -1,0 +1,251 @@
+"""The Gaussian mixture: a pytree of three fields, and what can be asked of it."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm import densities
+from jaxgmm.covariance import Covariance
+from jaxgmm.numerics import chunk_size, einsum
+from jaxgmm.structures import covariance_type_of, structure_named
+from jaxgmm.validation import (
+    as_float_array,
+    as_query,
+    check_count,
+    check_key,
+    in_common_dtype,
+    is_concrete,
+)
+
+T = TypeVar("T")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class GaussianMixture:
+    """Σ_k w_k N(x | μ_k, Σ_k), as a pytree.
+
+    The constructor stores what it is given; `GaussianMixture.create` validates. Methods are
+    written for one mixture: for a batch of them use `jax.vmap`, or `mixture[b]` to pick one.
+
+    Attributes:
+        log_weights: (K,) log of the mixing weights, -inf for a component without weight.
+        means: (K, D) in the data's units.
+        covariance: `Full`, `Diagonal` or `Spherical`, with leading axis K, or 1 if shared.
+    """
+
+    log_weights: Array
+    means: Array
+    covariance: Covariance
+
+    @classmethod
+    def create(
+        cls,
+        weights: ArrayLike,
+        means: ArrayLike,
+        covariances: ArrayLike,
+        covariance_type: str = "full",
+    ) -> "GaussianMixture":
+        """A mixture from the parameters that people write down, validated.
+
+        Args:
+            weights: (K,) non-negative, summing to 1.
+            means: (K, D).
+            covariances: variances, not standard deviations: full (K, D, D), tied (D, D),
+                diag (K, D), spherical (K,), tied_diag (D,), tied_spherical ().
+            covariance_type: one of these names.
+
+        Raises:
+            TypeError: something isn't numeric.
+            ValueError: shapes don't agree, weights are no probabilities, a covariance isn't
+                symmetric positive definite, or the type is unknown. Values are checked where they
+                are known.
+
+        Example:
+            >>> import jaxgmm as jg
+            >>> mixture = jg.GaussianMixture.create([0.5, 0.5], [[0.0], [2.0]], [1.0, 1.0],
+            ...                                     covariance_type="spherical")
+            >>> mixture.predict([[-1.0], [3.0]]).tolist()
+            [0, 1]
+        """
+        structure = structure_named(covariance_type)
+        weights, means, covariances = in_common_dtype(
+            as_float_array("weights", weights),
+            as_float_array("means", means),
+            as_float_array("covariances", covariances),
+        )
+        if means.ndim != 2 or 0 in means.shape:
+            raise ValueError(f"means must be (K, D), got shape {means.shape}")
+        n_components, n_features = means.shape
+        if weights.shape != (n_components,):
+            raise ValueError(
+                f"weights must be ({n_components},), one for each of the means, got shape "
+                f"{weights.shape}"
+            )
+        shape = structure.shape(n_components, n_features)
+        if covariances.shape != shape:
+            raise ValueError(
+                f"covariances must be {shape} for covariance_type={covariance_type!r}, "
+                f"{n_components} components and {n_features} features, got shape "
+                f"{covariances.shape}"
+            )
+        if is_concrete(weights, means, covariances):
+            _check_values(weights, means, covariances, structure.full_second_moment)
+        return cls(jnp.log(weights), means, structure.store(covariances))
+
+    def __getitem__(self, index: int) -> "GaussianMixture":
+        """One mixture of a batch."""
+        return pick(self, self.log_weights.shape[:-1], index)
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return self.log_weights.shape[-1]
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.means.shape[-1]
+
+    @property
+    def weights(self) -> Array:
+        """(K,) mixing weights."""
+        return jnp.exp(self.log_weights)
+
+    @property
+    def covariance_type(self) -> str:
+        """The covariance type that the storage says; for a single component the untied one."""
+        return covariance_type_of(self.covariance, self.n_components)
+
+    @property
+    def covariances(self) -> Array:
+        """(K, D, D) covariance matrices, repeated where they are shared."""
+        return self._of_every_component(self.covariance.dense(self.n_features))
+
+    @property
+    def precisions(self) -> Array:
+        """(K, D, D) inverse covariance matrices, repeated where they are shared."""
+        identity = jnp.eye(self.n_features, dtype=self.means.dtype)
+        columns = self.covariance.whiten(identity[:, None, :])
+        return self._of_every_component(einsum("ikm,jkm->kij", columns, columns))
+
+    def component_log_prob(self, x: ArrayLike) -> Array:
+        """log N(x | μ_k, Σ_k), without the mixing weight: (..., D) -> (..., K), in nats."""
+        mixture, x = as_query(self, x)
+        return densities.component_log_prob(mixture.covariance, mixture.means, x)
+
+    def log_prob(self, x: ArrayLike) -> Array:
+        """log density: (..., D) -> (...), in nats; -inf where it can't be represented."""
+        mixture, x = as_query(self, x)
+        return densities.log_prob(mixture.log_weights, mixture.covariance, mixture.means, x)
+
+    def log_responsibilities(self, x: ArrayLike) -> Array:
+        """log p(component k | x): (..., D) -> (..., K).
+
+        A point so far away that all densities vanish belongs to the component whose density
+        vanishes last on the way there.
+        """
+        mixture, x = as_query(self, x)
+        return densities.log_responsibilities(
+            mixture.log_weights, mixture.covariance, mixture.means, x
+        )
+
+    def responsibilities(self, x: ArrayLike) -> Array:
+        """p(component k | x): (..., D) -> (..., K); rows sum to 1."""
+        return jnp.exp(self.log_responsibilities(x))
+
+    def predict(self, x: ArrayLike) -> Array:
+        """The most probable component, the lowest of equals: (..., D) -> (...) int."""
+        return jnp.argmax(self.log_responsibilities(x), axis=-1)
+
+    def sample(self, key: Array, n: int, return_labels: bool = False) -> Any:
+        """Independent draws.
+
+        Args:
+            key: a JAX PRNG key.
+            n: how many, 0 or more.
+            return_labels: whether to return the components drawn, too.
+
+        Returns:
+            (n, D), or with labels ((n, D), (n,) int).
+
+        Raises:
+            TypeError: no key.
+            ValueError: several keys, or a bad count.
+        """
+        x, labels = _sample(self, check_key(key), check_count("n", n, 0))
+        return (x, labels) if return_labels else x
+
+    def mean(self) -> Array:
+        """(D,) mean of the whole mixture."""
+        return einsum("k,kd->d", self.weights, self.means)
+
+    def covariance_matrix(self) -> Array:
+        """(D, D) covariance of the whole mixture: within plus between the components."""
+        between = self.means - self.mean()[None]
+        within = einsum("k,kij->ij", self.weights, self.covariances)
+        return within + einsum("k,ki,kj->ij", self.weights, between, between)
+
+    def _of_every_component(self, matrices: Array) -> Array:
+        return jnp.broadcast_to(matrices, (self.n_components, *matrices.shape[1:]))
+
+
+def pick(batch: T, batch_shape: tuple[int, ...], index: int) -> T:
+    """Element `index` of the first batch axis of a pytree.
+
+    Raises:
+        TypeError: it is no batch.
+        IndexError: no such element.
+    """
+    if not batch_shape:
+        raise TypeError(f"this {type(batch).__name__} is a single one, not a batch: it has no [b]")
+    if not -batch_shape[0] <= index < batch_shape[0]:
+        raise IndexError(f"index {index} is out of range for a batch of {batch_shape[0]}")
+    return jax.tree.map(lambda leaf: leaf[index], batch)
+
+
+@partial(jax.jit, static_argnames="n")
+def _sample(mixture: GaussianMixture, key: Array, n: int) -> tuple[Array, Array]:
+    key_of_labels, key_of_noise = jax.random.split(key)
+    labels = jax.random.categorical(key_of_labels, mixture.log_weights, shape=(n,))
+    noise = jax.random.normal(key_of_noise, (n, mixture.n_features), mixture.means.dtype)
+
+    def draw(label_and_noise: tuple[Array, Array]) -> Array:
+        label, noise = label_and_noise
+        own = jax.tree.map(lambda leaf: leaf[label % leaf.shape[0]][None], mixture.covariance)
+        return mixture.means[label] + own.unwhiten(noise[None])[0]
+
+    if n == 0:
+        return noise, labels
+    return jax.lax.map(draw, (labels, noise), batch_size=chunk_size(n, noise.shape[1] ** 2)), labels
+
+
+def _check_values(weights: Array, means: Array, covariances: Array, matrices: bool) -> None:
+    eps = float(jnp.finfo(means.dtype).eps)
+    for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} must be finite, got {value}")
+    total = float(jnp.sum(weights))
+    if bool(jnp.any(weights < 0)) or abs(total - 1) > max(1e-6, 10 * weights.size * eps):
+        raise ValueError(f"weights must not be negative and must sum to 1, got sum {total:.9g}")
+    if not matrices:
+        if not bool(jnp.all(covariances > 0)):
+            raise ValueError(f"covariances must be positive variances, got {covariances}")
+        return
+    values = np.asarray(covariances, np.float64).reshape(-1, *covariances.shape[-2:])
+    for k, matrix in enumerate(values):
+        scale = np.sqrt(np.abs(np.diag(matrix)))
+        if np.any(np.abs(matrix - matrix.T) > 100 * eps * np.outer(scale, scale)):
+            raise ValueError(f"covariances must be symmetric, number {k} is {matrix.tolist()}")
+        try:
+            np.linalg.cholesky(matrix)
+        except np.linalg.LinAlgError:
+            raise ValueError(
+                f"covariances must be positive definite, number {k} is not: {matrix.tolist()}"
+            ) from None

@@ -1,0 +1,161 @@
+"""Small numerical tools that the rest of the library is built from."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+HIGHEST = lax.Precision.HIGHEST
+T = TypeVar("T")
+
+
+def einsum(subscripts: str, *operands: Array) -> Array:
+    """`jnp.einsum` in the full precision of the dtype, on every platform."""
+    return jnp.einsum(subscripts, *operands, precision=HIGHEST)
+
+
+def align(array: Array, like: Array) -> Array:
+    """`array` with leading axes of length 1, so that it has the rank of `like`."""
+    return array.reshape((1,) * (like.ndim - array.ndim) + array.shape)
+
+
+def logsumexp(logits: Array) -> Array:
+    """log Σ exp over the last axis: -inf with zero gradient where every entry is -inf.
+
+    Args:
+        logits: (..., K).
+
+    Returns:
+        (...).
+    """
+    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    total = jnp.sum(jnp.exp(logits - top), axis=-1)
+    empty = total == 0
+    value = jnp.log(jnp.where(empty, 1, total)) + top[..., 0]
+    return jnp.where(empty, -jnp.inf, value)
+
+
+def log_softmax(logits: Array) -> Array:
+    """`logits - logsumexp(logits)` over the last axis, and uniform where every entry is -inf."""
+    total = logsumexp(logits)[..., None]
+    nowhere = jnp.isneginf(total)
+    uniform = -jnp.log(jnp.asarray(logits.shape[-1], logits.dtype))
+    return jnp.where(nowhere, uniform, logits - jnp.where(nowhere, 0, total))
+
+
+def smallest_variance(dtype: jnp.dtype) -> float:
+    """The variance below which unit-scale data of this dtype are only rounding."""
+    return float(jnp.finfo(dtype).eps) ** 2
+
+
+def cholesky(matrix: Array) -> Array:
+    """Lower Cholesky factors that exist for every positive semidefinite matrix.
+
+    The pivot of feature j is its variance given the features before it. Where rounding has eaten
+    it, so that it is below D·eps of that feature's own variance, it is raised to that. Matrices
+    with a condition number below 1 / (D·eps) are not touched.
+
+    Args:
+        matrix: (..., D, D) symmetric.
+
+    Returns:
+        (..., D, D) lower triangular.
+    """
+    n_features = matrix.shape[-1]
+    precision = jnp.finfo(matrix.dtype)
+    rows = jnp.arange(n_features)
+
+    def next_column(j: Array, factor: Array) -> Array:
+        row = lax.dynamic_index_in_dim(factor, j, axis=-2, keepdims=False)
+        column = lax.dynamic_index_in_dim(matrix, j, axis=-1, keepdims=False)
+        variance = lax.dynamic_index_in_dim(column, j, axis=-1)
+        column = column - einsum("...ij,...j->...i", factor, row)
+        floor = jnp.maximum(n_features * precision.eps * variance, precision.tiny)
+        pivot = jnp.maximum(lax.dynamic_index_in_dim(column, j, axis=-1), floor)
+        column = jnp.where(rows == j, pivot, jnp.where(rows > j, column, 0)) / jnp.sqrt(pivot)
+        return lax.dynamic_update_index_in_dim(factor, column, j, axis=-1)
+
+    return lax.fori_loop(0, n_features, next_column, jnp.zeros_like(matrix))
+
+
+def inverse_of_lower(factor: Array) -> Array:
+    """Inverses of lower triangular matrices.
+
+    Args:
+        factor: (..., D, D) lower triangular.
+
+    Returns:
+        (..., D, D) lower triangular.
+    """
+    identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
+    return lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+
+
+def largest_eigenvalue(matrix: Array) -> Array:
+    """The largest eigenvalue of each symmetric matrix: (..., D, D) -> (...)."""
+    return jnp.linalg.eigvalsh(matrix)[..., -1]
+
+
+def rounding_of_sum(total: Array, first: Array, second: Array) -> Array:
+    """What rounding added to `total = first + second`; 0 where the sum isn't finite."""
+    return jnp.where(jnp.isfinite(total), (total - first) - second, 0)
+
+
+def sum_over_chunks(summand: Callable[[Array, Array], T], n_rows: int, chunk_rows: int) -> T:
+    """Σ over row chunks, with compensated (two-sum) addition of the chunks.
+
+    The data are never padded or copied: the last chunk starts early enough to be whole, and the
+    rows that it shares with the one before are marked as not fresh.
+
+    Args:
+        summand: called as `summand(start, fresh)` with the chunk's first row, a scalar, and
+            `fresh: (chunk_rows,)`, true for the rows that belong to this chunk. Returns a pytree
+            of floats.
+        n_rows: number of rows in all.
+        chunk_rows: number of rows in a chunk, at most `n_rows`.
+    """
+    first = summand(jnp.asarray(0), jnp.ones(chunk_rows, bool))
+    n_chunks = -(-n_rows // chunk_rows)
+    if n_chunks == 1:
+        return first
+
+    def add_chunk(carry, index):
+        total, lost = carry
+        start = jnp.minimum(index * chunk_rows, n_rows - chunk_rows)
+        fresh = start + jnp.arange(chunk_rows) >= index * chunk_rows
+        term = jax.tree.map(jnp.subtract, summand(start, fresh), lost)
+        new = jax.tree.map(jnp.add, total, term)
+        lost = jax.tree.map(rounding_of_sum, new, total, term)
+        return (new, lost), None
+
+    carry = (first, jax.tree.map(jnp.zeros_like, first))
+    (total, _), _ = lax.scan(add_chunk, carry, jnp.arange(1, n_chunks))
+    return total
+
+
+def map_over_chunks(function: Callable[[Array], Array], x: Array, chunk_rows: int) -> Array:
+    """`function` on row chunks of x, its results put together again.
+
+    Args:
+        function: maps (rows, D) to (rows, ...), row by row.
+        x: (N, D).
+        chunk_rows: number of rows in a chunk.
+    """
+    n_rows = x.shape[0]
+    if n_rows <= chunk_rows:
+        return function(x)
+    n_chunks = -(-n_rows // chunk_rows)
+    starts = jnp.minimum(jnp.arange(n_chunks) * chunk_rows, n_rows - chunk_rows)
+    parts = lax.map(lambda start: function(lax.dynamic_slice_in_dim(x, start, chunk_rows)), starts)
+    whole = parts[:-1].reshape(-1, *parts.shape[2:])
+    overlap = n_chunks * chunk_rows - n_rows
+    return jnp.concatenate([whole, parts[-1, overlap:]])
+
+
+def chunk_size(n_rows: int, numbers_per_row: int) -> int:
+    """Rows in a chunk such that its intermediate arrays stay in a cache, or fill an accelerator."""
+    budget = 2**18 if jax.default_backend() == "cpu" else 2**26
+    return max(1, min(n_rows, max(256, budget // numbers_per_row)))

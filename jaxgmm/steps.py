@@ -1,0 +1,283 @@
+"""EM in three functions: data to statistics, statistics to mixture, and the two in a row."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm.covariance import trace_of_ratio
+from jaxgmm.expectation import collect, expect
+from jaxgmm.frame import Frame
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import smallest_variance
+from jaxgmm.statistics import SufficientStatistics
+from jaxgmm.structures import structure_named
+from jaxgmm.validation import as_float_array, check_data, check_mixture, in_common_dtype
+
+
+def e_step(
+    mixture: GaussianMixture,
+    x: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    covariance_type: str | None = None,
+    log_prior: ArrayLike | None = None,
+) -> SufficientStatistics:
+    """Sufficient statistics of the data under the responsibilities of a mixture.
+
+    Rows are read in chunks, so that nothing of size N·K exists.
+
+    Args:
+        mixture: K components.
+        x: (N, D).
+        weights: (N,) sample weights; 0 removes a row, which may then hold anything.
+        covariance_type: for which the statistics are gathered; by default what the mixture's
+            storage says.
+        log_prior: (N, K) added to the logits, for partial labels, gating or hidden Markov models.
+
+    Returns:
+        Statistics about the means of the mixture.
+
+    Raises:
+        TypeError: x is not numeric.
+        ValueError: shapes don't agree; where values are known, NaN or infinity in x.
+    """
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    structure = structure_named(covariance_type or mixture.covariance_type)
+    if log_prior is not None:
+        log_prior = as_float_array("log_prior", log_prior).astype(x.dtype)
+        if log_prior.shape != (x.shape[0], mixture.n_components):
+            raise ValueError(
+                f"log_prior must be {(x.shape[0], mixture.n_components)}, got {log_prior.shape}"
+            )
+    return _e_step(mixture, x, weights, log_prior, structure.full_second_moment)
+
+
+def accumulate(
+    x: ArrayLike,
+    responsibilities: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    covariance_type: str,
+    origin: ArrayLike | None = None,
+) -> SufficientStatistics:
+    """Sufficient statistics for responsibilities that come from elsewhere.
+
+    Args:
+        x: (N, D).
+        responsibilities: (N, K).
+        weights: (N,) sample weights.
+        covariance_type: for which the statistics are gathered.
+        origin: (K, D) what the moments are about; by default the components' means.
+
+    Returns:
+        Statistics with a log-likelihood of 0.
+
+    Raises:
+        TypeError: x is not numeric.
+        ValueError: shapes don't agree; where values are known, NaN or infinity in x.
+    """
+    structure = structure_named(covariance_type)
+    x, weights = check_data(x, weights)
+    responsibilities = as_responsibilities(responsibilities, x).astype(x.dtype)
+    weights = jnp.ones_like(x[:, 0]) if weights is None else weights
+    shape = (responsibilities.shape[1], x.shape[1])
+    if origin is not None:
+        origin = as_float_array("origin", origin).astype(x.dtype)
+        if origin.shape != shape:
+            raise ValueError(f"origin must be {shape}, got {origin.shape}")
+    return _accumulate(x, responsibilities, weights, origin, structure.full_second_moment)
+
+
+def m_step(
+    statistics: SufficientStatistics,
+    covariance_type: str = "full",
+    *,
+    previous: GaussianMixture | None = None,
+    regularization: ArrayLike | None = None,
+) -> GaussianMixture:
+    """The mixture that maximizes the expected log-likelihood of the statistics.
+
+    Args:
+        statistics: from `e_step` or `accumulate`.
+        covariance_type: a row of the table in `structures.py`.
+        previous: the mixture before; components without any weight keep its covariance. Without
+            it they take the average covariance within components.
+        regularization: () or (D,) variances in the squared units of the data. Every row is a
+            small cloud with this covariance, which is added to those of the components.
+
+    Raises:
+        ValueError: the statistics lack the second moments that the type needs.
+    """
+    structure = structure_named(covariance_type)
+    if (statistics.second.ndim == 3) < structure.full_second_moment:
+        raise ValueError(
+            f"covariance_type={covariance_type!r} needs second moments (K, D, D), the statistics "
+            f"have {statistics.second.shape}; gather them with that covariance_type"
+        )
+    dtype = statistics.first.dtype
+    n_features = statistics.first.shape[1]
+    given = jnp.asarray(0 if regularization is None else regularization, dtype)
+    variances = jnp.broadcast_to(given, (n_features,))
+    return maximize(statistics, covariance_type, previous, variances)
+
+
+def em_step(
+    mixture: GaussianMixture,
+    x: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    covariance_type: str | None = None,
+    log_prior: ArrayLike | None = None,
+    regularization: ArrayLike | None = None,
+) -> tuple[GaussianMixture, Array]:
+    """One step of EM: `m_step` of `e_step`.
+
+    Args:
+        mixture: K components.
+        x: (N, D).
+        weights: (N,) sample weights.
+        covariance_type: of the new mixture; by default what the storage says.
+        log_prior: (N, K) added to the logits.
+        regularization: () or (D,) variances in the squared units of the data, see `m_step`. The
+            logits carry the matching term, so that the step climbs the regularized objective.
+
+    Returns:
+        The new mixture, and the log-likelihood of the one that went in: with regularization the
+        objective, log-likelihood plus the regularization's term.
+
+    Raises:
+        TypeError, ValueError: as for `e_step`.
+    """
+    covariance_type = covariance_type or mixture.covariance_type
+    tilted = mixture
+    if regularization is not None:
+        given = jnp.asarray(regularization, mixture.means.dtype)
+        tilted = tilt(mixture, jnp.broadcast_to(given, mixture.means.shape[1:]))
+    statistics = e_step(tilted, x, weights, covariance_type=covariance_type, log_prior=log_prior)
+    new = m_step(
+        statistics, covariance_type, previous=mixture, regularization=regularization
+    )
+    return new, statistics.log_likelihood
+
+
+def tilt(mixture: GaussianMixture, regularization: Array) -> GaussianMixture:
+    """The mixture with weights w_k exp(-½ tr(R Σ_k⁻¹)), which are not normalized.
+
+    That is what the expected log density of a row becomes when the row is a cloud of covariance R
+    rather than a point. The log-likelihood under these weights is the regularized objective, and
+    `maximize` with the same R climbs it.
+
+    Args:
+        mixture: K components.
+        regularization: (D,) diagonal of R.
+    """
+    term = trace_of_ratio(mixture.covariance, regularization) / 2
+    return replace(mixture, log_weights=mixture.log_weights - term)
+
+
+@partial(jax.jit, static_argnames="covariance_type")
+def maximize(
+    statistics: SufficientStatistics,
+    covariance_type: str,
+    previous: GaussianMixture | None,
+    regularization: Array,
+) -> GaussianMixture:
+    """`m_step` for arguments known to be good; `regularization` is (D,)."""
+    structure = structure_named(covariance_type)
+    total = jnp.sum(statistics.count)
+    weights = statistics.count / total
+    dead = weights <= smallest_variance(weights.dtype)
+    count = jnp.where(dead, 0, statistics.count)
+    shift = statistics.first / jnp.where(dead, jnp.inf, count)[:, None]
+
+    scatter = statistics.second
+    if scatter.ndim == 3 and not structure.full_second_moment:
+        scatter = jnp.diagonal(scatter, axis1=1, axis2=2)
+    if structure.full_second_moment:
+        scatter = scatter - count[:, None, None] * shift[:, :, None] * shift[:, None, :]
+    else:
+        scatter = jnp.maximum(scatter - count[:, None] * shift**2, 0)
+
+    if not structure.shared:
+        of_dead = dead.reshape(-1, *(1,) * (scatter.ndim - 1))
+        average = jnp.sum(jnp.where(of_dead, 0, scatter), axis=0, keepdims=True) / total
+        scatter = jnp.where(of_dead, average, scatter)
+        count = jnp.where(dead, 1, count)
+    covariance = structure.estimate(count, scatter, regularization)
+    if previous is not None and not structure.shared:
+        kept = stored_as(covariance_type, previous).covariance
+        covariance = jax.tree.map(
+            lambda old, new: jnp.where(dead.reshape(-1, *(1,) * (new.ndim - 1)), old, new),
+            kept,
+            covariance,
+        )
+    log_weights = jnp.where(dead, -jnp.inf, jnp.log(jnp.where(dead, 1, weights)))
+    return GaussianMixture(log_weights, statistics.origin + shift, covariance)
+
+
+def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture:
+    """The mixture with its covariance in the form of a covariance type, the nearest if it must be."""
+    structure = structure_named(covariance_type)
+    if structure.stores(mixture.covariance, mixture.n_components):
+        return mixture
+    return replace(mixture, covariance=structure.nearest(mixture.covariances, mixture.weights))
+
+
+def as_responsibilities(responsibilities: ArrayLike, x: Array) -> Array:
+    """Responsibilities as an array of floats; ValueError unless (N, K) and K ≤ N."""
+    array = as_float_array("responsibilities", responsibilities)
+    if array.ndim != 2 or array.shape[0] != x.shape[0] or array.shape[1] == 0:
+        raise ValueError(f"responsibilities must be ({x.shape[0]}, K), got shape {array.shape}")
+    return array
+
+
+def check_fit_arguments(
+    mixture: GaussianMixture, x: ArrayLike, weights: ArrayLike | None
+) -> tuple[GaussianMixture, Array, Array]:
+    """Mixture, data and weights that fit together, in one dtype; without weights, ones."""
+    check_mixture(mixture)
+    x, weights = check_data(x, weights)
+    if x.shape[1] != mixture.n_features:
+        raise ValueError(
+            f"x must be (N, {mixture.n_features}) for a mixture of {mixture.n_features} features, "
+            f"got shape {x.shape}"
+        )
+    weights = jnp.ones_like(x[:, 0]) if weights is None else weights
+    return in_common_dtype(mixture, x, weights)
+
+
+def unit_frame(x: Array) -> Frame:
+    """The data's own coordinates."""
+    one = jnp.ones_like(x[0])
+    return Frame(jnp.zeros_like(one), one, one)
+
+
+@partial(jax.jit, static_argnames="full_second_moment")
+def _e_step(
+    mixture: GaussianMixture,
+    x: Array,
+    weights: Array,
+    log_prior: Array | None,
+    full_second_moment: bool,
+) -> SufficientStatistics:
+    return expect(unit_frame(x), mixture, x, weights, log_prior, full_second_moment)
+
+
+@partial(jax.jit, static_argnames="full_second_moment")
+def _accumulate(
+    x: Array,
+    responsibilities: Array,
+    weights: Array,
+    origin: Array | None,
+    full_second_moment: bool,
+) -> SufficientStatistics:
+    frame = unit_frame(x)
+    if origin is None:
+        zero = jnp.zeros((responsibilities.shape[1], x.shape[1]), x.dtype)
+        rough = collect(frame, x, responsibilities, weights, zero, full_second_moment=False)
+        origin = rough.first / jnp.where(rough.count > 0, rough.count, 1)[:, None]
+    return collect(frame, x, responsibilities, weights, origin, full_second_moment)

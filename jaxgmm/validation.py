@@ -1,0 +1,230 @@
+"""The host edge: wrong input is refused here, before anything is compiled.
+
+Values are looked at only where they are known; under a transformation only shapes and dtypes are.
+"""
+
+import functools
+import math
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def is_concrete(*arrays: Any) -> bool:
+    """Whether all values are known, that is, none is being traced."""
+    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+@functools.cache
+def _warn_computed_in_float32(name: str) -> None:
+    warnings.warn(
+        f"{name} is float64 but JAX's 64-bit mode is off, so it is computed in float32; "
+        "call jax.config.update('jax_enable_x64', True) first for float64",
+        stacklevel=4,
+    )
+
+
+def as_float_array(name: str, value: ArrayLike) -> Array:
+    """`value` as a JAX array of a dtype that the library computes in.
+
+    float32 and float64 stay; integers and booleans become JAX's default float; float16 and
+    bfloat16 become float32.
+
+    Raises:
+        TypeError: sparse, complex, or not numeric.
+        ValueError: a masked array, or nothing that an array can be made of.
+    """
+    if hasattr(value, "toarray"):
+        raise TypeError(
+            f"{name} is sparse ({type(value).__name__}); a dense array is required: "
+            f"pass {name}.toarray()"
+        )
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} is a masked array, and masks are not read; drop the masked rows, or give "
+            "them weight 0 in an ordinary array"
+        )
+    if not isinstance(value, jax.Array):
+        value = _as_numpy(name, value)
+    dtype = value.dtype
+    if jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_):
+        dtype = jnp.result_type(float)
+    elif not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} must hold real numbers, got dtype {dtype}; convert it first")
+    elif jnp.finfo(dtype).bits < 32:
+        dtype = jnp.dtype("float32")
+    elif jnp.finfo(dtype).bits > 32 and not jax.config.jax_enable_x64:
+        if isinstance(value, np.ndarray):
+            _warn_computed_in_float32(name)
+        dtype = jnp.dtype("float32")
+    return jnp.asarray(value.astype(dtype) if value.dtype != dtype else value)
+
+
+def _as_numpy(name: str, value: ArrayLike) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} can't be made into an array: {error}") from None
+    if array.dtype.kind in "OUSMmV":
+        raise TypeError(
+            f"{name} must hold numbers, got dtype {array.dtype}; convert text and missing values "
+            "first"
+        )
+    if not isinstance(value, (np.ndarray, np.generic)) and array.dtype == np.float64:
+        # Python numbers have no dtype of their own: like JAX, take the default float quietly.
+        array = array.astype(jnp.result_type(float)) if not hasattr(value, "dtypes") else array
+    return array
+
+
+def as_query(mixture: Any, x: ArrayLike) -> tuple[Any, Array]:
+    """A mixture and points to ask it about, in the wider of their dtypes.
+
+    Raises:
+        ValueError: x is not (..., D).
+    """
+    x = as_float_array("x", x)
+    check_mixture(mixture)
+    if x.ndim == 0 or x.shape[-1] != mixture.n_features:
+        raise ValueError(
+            f"x must be (..., {mixture.n_features}) for a mixture of {mixture.n_features} "
+            f"features, got shape {x.shape}"
+        )
+    return in_common_dtype(mixture, x)
+
+
+def in_common_dtype(*trees: Any) -> tuple[Any, ...]:
+    """The trees with all floating leaves in the widest of their dtypes; None stays None."""
+    dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(trees)))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), trees)
+
+
+def check_mixture(mixture: Any) -> None:
+    """ValueError unless the leaves are those of one mixture, not of a batch."""
+    if mixture.means.ndim != 2 or mixture.log_weights.shape != mixture.means.shape[:1]:
+        raise ValueError(
+            "one mixture is expected, with log_weights (K,) and means (K, D), got "
+            f"{mixture.log_weights.shape} and {mixture.means.shape}; for a batch use jax.vmap, or "
+            "mixture[b]"
+        )
+
+
+def check_data(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | None]:
+    """Data and sample weights as arrays of one dtype.
+
+    Raises:
+        TypeError: not numeric.
+        ValueError: wrong shapes; no rows; or, where values are known, NaN or infinity in a row
+            whose weight isn't 0, weights that are negative, not finite or all zero.
+    """
+    x = as_float_array("x", x)
+    if x.ndim != 2:
+        hint = (
+            "; a single feature is x[:, None], a single sample x[None, :]"
+            if x.ndim == 1
+            else "; for a batch of data sets use jax.vmap"
+        )
+        raise ValueError(f"x must be (N, D), got shape {x.shape}{hint}")
+    if 0 in x.shape:
+        raise ValueError(f"x must hold at least one row and one feature, got shape {x.shape}")
+    if weights is not None:
+        weights = as_float_array("weights", weights)
+        if weights.shape != x.shape[:1]:
+            raise ValueError(
+                f"weights must be ({x.shape[0]},), one for each row of x, got shape {weights.shape}"
+            )
+        x, weights = in_common_dtype(x, weights)
+        if is_concrete(weights):
+            _check_weight_values(weights)
+    if is_concrete(x) and (weights is None or is_concrete(weights)):
+        _check_finite(x, weights)
+    return x, weights
+
+
+def _check_weight_values(weights: Array) -> None:
+    bad = np.asarray(~(jnp.isfinite(weights) & (weights >= 0)))
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"weights must be finite and not negative, got {weights[row]} at row {row}"
+        )
+    if not bool(jnp.any(weights > 0)):
+        raise ValueError("weights are all zero: at least one row must have a positive weight")
+
+
+def _check_finite(x: Array, weights: Array | None) -> None:
+    fine = jnp.isfinite(x)
+    if weights is not None:
+        fine |= (weights == 0)[:, None]
+    if bool(jnp.all(fine)):
+        return
+    row, column = np.argwhere(~np.asarray(fine))[0]
+    raise ValueError(
+        f"x holds {x[row, column]} at row {row}, column {column}; drop such rows or give them "
+        "weight 0"
+    )
+
+
+def check_count(name: str, value: Any, smallest: int) -> int:
+    """`value` as an int.
+
+    Raises:
+        ValueError: not an integer, or below `smallest`.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < smallest:
+        raise ValueError(f"{name} must be an integer of at least {smallest}, got {value!r}")
+    return int(value)
+
+
+def check_n_components(value: Any, n_rows: int) -> int:
+    """The number of components, known not to exceed the number of rows."""
+    n_components = check_count("n_components", value, 1)
+    if n_components > n_rows:
+        raise ValueError(
+            f"n_components={n_components} needs at least as many rows, x has {n_rows}; use fewer "
+            "components"
+        )
+    return n_components
+
+
+def check_number(name: str, value: Any) -> Any:
+    """A scalar that may be traced; ValueError if it is known to be negative or not finite."""
+    if is_concrete(value):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} must be a number, got {value!r}") from None
+        if isinstance(value, bool) or not math.isfinite(number) or number < 0:
+            raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+    elif value.shape != ():
+        raise ValueError(f"{name} must be a scalar, got shape {value.shape}")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: Any) -> str:
+    """A name out of a list; ValueError lists the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+    return value
+
+
+def check_key(key: Any) -> Array:
+    """One JAX PRNG key, typed or of the older uint32 kind.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a batch of keys.
+    """
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    legacy = isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim >= 1
+    if not (typed or legacy):
+        raise TypeError(
+            f"key must be a JAX PRNG key such as jax.random.key(0), got {type(key).__name__}"
+        )
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"key must be a single key, got shape {key.shape}; use jax.vmap for many")
+    return key
