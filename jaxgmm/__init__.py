@@ -1,2 +1,34 @@
+"""Gaussian mixtures in JAX: compiled, batched and differentiable.
+
+A mixture is an inert pytree (`GaussianMixture`). `e_step` turns data and a mixture into
+`SufficientStatistics`, which add; `m_step` turns statistics into a mixture; `em` repeats the two
+until nothing is left to gain; `fit` finds starts for it, and `select` the number of components.
+"""
+
+from importlib.metadata import version as _version
+
+from jaxgmm.covariance import Diagonal as Diagonal
+from jaxgmm.covariance import Full as Full
+from jaxgmm.covariance import Spherical as Spherical
+from jaxgmm.criteria import aic as aic
+from jaxgmm.criteria import bic as bic
+from jaxgmm.criteria import icl as icl
+from jaxgmm.criteria import log_likelihood as log_likelihood
+from jaxgmm.criteria import n_parameters as n_parameters
+from jaxgmm.fitting import fit as fit
 from jaxgmm.loop import em as em
 from jaxgmm.mixture import GaussianMixture as GaussianMixture
+from jaxgmm.results import FitError as FitError
+from jaxgmm.results import FitResult as FitResult
+from jaxgmm.results import Status as Status
+from jaxgmm.selection import Selection as Selection
+from jaxgmm.selection import select as select
+from jaxgmm.statistics import SufficientStatistics as SufficientStatistics
+from jaxgmm.steps import accumulate as accumulate
+from jaxgmm.steps import e_step as e_step
+from jaxgmm.steps import em_step as em_step
+from jaxgmm.steps import m_step as m_step
+from jaxgmm.storage import load as load
+from jaxgmm.storage import save as save
+
+__version__ = _version("jaxgmm")

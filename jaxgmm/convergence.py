@@ -5,8 +5,10 @@ each direction, and the slowest dominates in the end. With ρ² the ratio of suc
 a step leaves to gain is ρ² g / (1 - ρ): the step covers the share 1 - ρ of the way, and the
 log-likelihood has 1 - ρ of the curvature of the expected log-likelihood in which g is measured.
 
-EM also slows near saddle points, where the ratio of gains climbs through 1. A climbing ratio is
-therefore carried forward `LOOK_AHEAD` steps before it is used.
+EM also slows near saddle points, where the ratio of gains climbs through 1, at first unnoticeably.
+The extrapolation spans about 1 / (1 - ρ) steps; the climb of the ratio is carried forward over
+`HORIZONS` times as many before the ratio is used, and the result has to hold `CONFIRMATIONS` times
+in a row.
 """
 
 from typing import NamedTuple
@@ -17,7 +19,8 @@ from jax import Array
 from jaxgmm.covariance import kl_between_covariances
 from jaxgmm.mixture import GaussianMixture
 
-LOOK_AHEAD = 10
+HORIZONS = 4
+CONFIRMATIONS = 5
 
 
 class Progress(NamedTuple):
@@ -27,31 +30,51 @@ class Progress(NamedTuple):
         gain: () of the last step, in expected log-likelihood per unit of weight.
         ratio: () of the last gain to the one before.
         remaining: () extrapolated gain of the objective still to come.
+        confirmed: () int, how many times in a row that was below the tolerance.
     """
 
     gain: Array
     ratio: Array
     remaining: Array
+    confirmed: Array
 
     @classmethod
     def begin(cls, dtype: jnp.dtype) -> "Progress":
         """Before the first step nothing is known."""
         unknown = jnp.asarray(jnp.inf, dtype)
-        return cls(gain=jnp.zeros_like(unknown), ratio=unknown, remaining=unknown)
+        return cls(jnp.zeros_like(unknown), unknown, unknown, jnp.asarray(0, jnp.int32))
 
-    def update(self, gain: Array, rounding: Array) -> "Progress":
+    def update(self, gain: Array, rounding: Array, tol: Array) -> "Progress":
         """After a step.
 
         Args:
             gain: () of the step, see `expected_gain`.
-            rounding: () a gain that says nothing, see `gain_by_rounding`.
+            rounding: () a gain that says nothing, see `gain_by_rounding`: nothing remains.
+            tol: () what may remain.
         """
-        ratio = gain / jnp.where(self.gain > 0, self.gain, jnp.finfo(gain.dtype).tiny)
-        climb = ratio - jnp.where(jnp.isfinite(self.ratio), self.ratio, 0)
-        ahead = ratio + LOOK_AHEAD * jnp.maximum(climb, 0)
-        rate = jnp.sqrt(jnp.clip(ahead, 0, 1))
-        extrapolated = jnp.where(ahead < 1, ahead * gain / (1 - rate), jnp.inf)
-        return Progress(gain, ratio, jnp.where(gain <= rounding, 0, extrapolated))
+        ratio = jnp.where(self.gain > 0, gain / jnp.where(self.gain > 0, self.gain, 1), jnp.inf)
+        climb = jnp.where(jnp.isfinite(self.ratio), jnp.maximum(ratio - self.ratio, 0), jnp.inf)
+        remaining = remaining_gain(gain, jnp.minimum(1, ratio + HORIZONS * climb / rate_gap(ratio)))
+        arrived = gain <= rounding
+        remaining = jnp.where(arrived, 0, remaining)
+        once_more = jnp.where(arrived, CONFIRMATIONS, self.confirmed + 1)
+        confirmed = jnp.where(remaining < tol, once_more, 0).astype(jnp.int32)
+        return Progress(gain, ratio, remaining, confirmed)
+
+    def converged(self) -> Array:
+        """() bool."""
+        return self.confirmed >= CONFIRMATIONS
+
+
+def rate_gap(ratio: Array) -> Array:
+    """1 - ρ for a ratio ρ² of successive gains; 0 where they don't fall."""
+    return 1 - jnp.sqrt(jnp.clip(ratio, 0, 1))
+
+
+def remaining_gain(gain: Array, ratio: Array) -> Array:
+    """ρ² g / (1 - ρ), and infinity where the gains don't fall."""
+    falls = ratio < 1
+    return jnp.where(falls, ratio * gain / jnp.where(falls, rate_gap(ratio), 1), jnp.inf)
 
 
 def expected_gain(new: GaussianMixture, old: GaussianMixture) -> Array:

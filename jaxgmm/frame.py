@@ -1,6 +1,8 @@
-"""Internal coordinates: data are centered and scaled where they are read, never as a copy."""
+"""Internal coordinates, and the data read through them: in chunks, never as a copy."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ from jax import Array, lax
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import chunk_size, sum_over_chunks
+
+T = TypeVar("T")
 
 
 @jax.tree_util.register_dataclass
@@ -47,6 +51,53 @@ class Frame:
         return jnp.sum(jnp.log(self.scale))
 
 
+class Rows(NamedTuple):
+    """Weighted rows and the coordinates in which they are read.
+
+    Attributes:
+        frame: the coordinates.
+        x: (N, D) in the data's units.
+        weights: (N,) not negative.
+    """
+
+    frame: Frame
+    x: Array
+    weights: Array
+
+    def sum(self, summand: Callable[[Array, Array, Array], T], numbers_per_row: int) -> T:
+        """Σ over the rows of a function of a chunk of them.
+
+        Args:
+            summand: called with the numbers of some rows: (rows,) int, their weights: (rows,), and
+                the rows themselves in the frame: (rows, D). Returns a pytree of sums.
+            numbers_per_row: how many numbers it computes for a row, which sets the chunk's size.
+        """
+        n_rows = self.x.shape[0]
+        size = chunk_size(n_rows, numbers_per_row)
+
+        def summand_of(start: Array, fresh: Array) -> T:
+            weights = jnp.where(fresh, lax.dynamic_slice_in_dim(self.weights, start, size), 0)
+            z = self.frame.read(lax.dynamic_slice_in_dim(self.x, start, size), weights)
+            return summand(start + jnp.arange(size), weights, z)
+
+        return sum_over_chunks(summand_of, n_rows, size)
+
+    def total_weight(self) -> Array:
+        """Σ w_n: ()."""
+        return jnp.sum(self.weights)
+
+    def moments(self) -> tuple[Array, Array]:
+        """Weighted means of z and z², feature by feature: (D,), (D,)."""
+
+        def summand(_: Array, weights: Array, z: Array) -> tuple[Array, Array]:
+            weighted = weights[:, None] * z
+            return jnp.sum(weighted, axis=0), jnp.sum(weighted * z, axis=0)
+
+        first, second = self.sum(summand, self.x.shape[1])
+        total = self.total_weight()
+        return first / total, second / total
+
+
 def rescale(covariance: Covariance, factor: Array) -> Covariance:
     """The covariance of `factor · x`; for a spherical one all factors are equal.
 
@@ -77,9 +128,9 @@ def frame_of(x: Array, weights: Array, isotropic: bool) -> Frame:
     magnitude = jnp.where(magnitude > float(dtype.tiny) / float(dtype.eps), magnitude, 1)
 
     at_zero = Frame(jnp.zeros_like(magnitude), magnitude, jnp.ones_like(magnitude))
-    center = lax.stop_gradient(weighted_moments(at_zero, x, weights)[0]) * magnitude
+    center = lax.stop_gradient(Rows(at_zero, x, weights).moments()[0]) * magnitude
     at_center = Frame(center, magnitude, jnp.ones_like(magnitude))
-    deviation = jnp.sqrt(lax.stop_gradient(weighted_moments(at_center, x, weights)[1]))
+    deviation = jnp.sqrt(lax.stop_gradient(Rows(at_center, x, weights).moments()[1]))
     constant = deviation <= 4 * float(dtype.eps)
     scale = magnitude * jnp.where(constant, 1, deviation)
     if isotropic:
@@ -92,20 +143,5 @@ def frame_of(x: Array, weights: Array, isotropic: bool) -> Frame:
     frame = Frame(
         jnp.where(usable, center, 0), jnp.where(usable, scale, 1), jnp.ones_like(magnitude)
     )
-    first, second = weighted_moments(frame, x, weights)
+    first, second = Rows(frame, x, weights).moments()
     return replace(frame, variance=jnp.where(constant, 1, second - first**2))
-
-
-def weighted_moments(frame: Frame, x: Array, weights: Array) -> tuple[Array, Array]:
-    """Weighted means of z and z², feature by feature: (D,), (D,)."""
-    n_rows, n_features = x.shape
-    size = chunk_size(n_rows, n_features)
-
-    def summand(start: Array, fresh: Array) -> tuple[Array, Array]:
-        w = jnp.where(fresh, lax.dynamic_slice_in_dim(weights, start, size), 0)
-        z = frame.read(lax.dynamic_slice_in_dim(x, start, size), w)
-        return jnp.sum(w[:, None] * z, axis=0), jnp.sum(w[:, None] * z**2, axis=0)
-
-    first, second = sum_over_chunks(summand, n_rows, size)
-    total = jnp.sum(weights)
-    return first / total, second / total

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxgmm.convergence import Progress, expected_gain, gain_by_rounding
 from jaxgmm.diagnosis import degenerate_components
 from jaxgmm.expectation import expect, total_log_prob
-from jaxgmm.frame import Frame, frame_of
+from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import smallest_variance
 from jaxgmm.results import FitResult, Status
@@ -35,15 +35,11 @@ class Problem(NamedTuple):
     """What the EM map depends on, besides the mixture.
 
     Attributes:
-        frame: coordinates of the mixture.
-        x: (N, D) in the data's units.
-        weights: (N,).
+        rows: the data and the frame of the mixture.
         regularization: (D,) variances in the frame.
     """
 
-    frame: Frame
-    x: Array
-    weights: Array
+    rows: Rows
     regularization: Array
 
 
@@ -104,22 +100,34 @@ def em(
         [[0.0], [6.0]]
     """
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    settings = Settings(
-        covariance_type=covariance_type or mixture.covariance_type,
+    covariance_type = covariance_type or mixture.covariance_type
+    settings = check_settings(covariance_type, max_iter, adjoint, history)
+    return _em(mixture, x, weights, check_tol(tol), check_reg_covar(reg_covar, x), settings)
+
+
+def check_settings(
+    covariance_type: str, max_iter: int, adjoint: str, history: bool
+) -> Settings:
+    """The static choices, known to be good."""
+    structure_named(covariance_type)
+    return Settings(
+        covariance_type=covariance_type,
         max_iter=check_count("max_iter", max_iter, 0),
         adjoint=check_choice("adjoint", adjoint, ADJOINTS),
         history=bool(history),
     )
-    structure_named(settings.covariance_type)
-    tol = check_number("tol", tol)
-    reg_covar = check_number("reg_covar", default_reg_covar(x) if reg_covar is None else reg_covar)
-    return _em(mixture, x, weights, tol, reg_covar, settings)
 
 
-def default_reg_covar(x: Array) -> float:
-    """A thousandth of the variance of a cluster a thousand (float32) or a million times narrower
-    than the data."""
-    return 1e-15 if x.dtype == jnp.float64 else 1e-9
+def check_tol(tol: ArrayLike) -> ArrayLike:
+    """A tolerance, known to be good."""
+    return check_number("tol", tol)
+
+
+def check_reg_covar(reg_covar: ArrayLike | None, x: Array) -> ArrayLike:
+    """λ, or its default: a thousandth of the variance of a cluster that is a thousand (float32) or
+    a million (float64) times narrower than the data."""
+    default = 1e-15 if x.dtype == jnp.float64 else 1e-9
+    return check_number("reg_covar", default if reg_covar is None else reg_covar)
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -132,7 +140,7 @@ def _em(
     settings: Settings,
 ) -> FitResult:
     problem = problem_of(x, weights, reg_covar, settings.covariance_type)
-    start = stored_as(settings.covariance_type, problem.frame.enter(mixture))
+    start = stored_as(settings.covariance_type, problem.rows.frame.enter(mixture))
     return climb(problem, start, jnp.asarray(tol, x.dtype), settings)
 
 
@@ -142,25 +150,23 @@ def problem_of(x: Array, weights: Array, reg_covar: ArrayLike, covariance_type: 
     frame = frame_of(x, weights, isotropic)
     floor = smallest_variance(x.dtype)
     scale = jnp.maximum(jnp.asarray(reg_covar, x.dtype), floor)
-    return Problem(frame, x, weights, scale * frame.variance)
+    return Problem(Rows(frame, x, weights), scale * frame.variance)
 
 
 def climb(problem: Problem, start: GaussianMixture, tol: Array, settings: Settings) -> FitResult:
     """EM in the frame from a start in the frame; the result is in the data's units."""
     run = iterate_unrolled if settings.adjoint == "unroll" else iterate
     mixture, trace = run(problem, start, tol, settings)
-    frame, x, weights, regularization = problem
-    objective = total_log_prob(frame, tilt(mixture, regularization), x, weights)
-    log_likelihood = total_log_prob(frame, mixture, x, weights)
+    objective = total_log_prob(problem.rows, tilt(mixture, problem.regularization))
+    log_likelihood = total_log_prob(problem.rows, mixture)
     finite = trace.finite & jnp.isfinite(objective) & jnp.isfinite(log_likelihood)
-    degenerate = finite & degenerate_components(mixture, regularization)
-    converged = trace.progress.remaining < tol
-    status = jnp.where(converged, Status.CONVERGED, Status.MAX_ITER)
+    degenerate = finite & degenerate_components(mixture, problem.regularization)
+    status = jnp.where(trace.progress.converged(), Status.CONVERGED, Status.MAX_ITER)
     status = jnp.where(jnp.any(degenerate), Status.DEGENERATE, status)
     status = jnp.where(finite, status, Status.NON_FINITE)
     done = jnp.arange(settings.max_iter, dtype=jnp.int32) >= trace.n_iter - 1
     return FitResult(
-        mixture=frame.leave(mixture),
+        mixture=problem.rows.frame.leave(mixture),
         log_likelihood=log_likelihood,
         objective=objective,
         n_iter=trace.n_iter,
@@ -176,10 +182,9 @@ def step(
 ) -> tuple[GaussianMixture, Array]:
     """One EM step in the frame: the new mixture, and the objective of the one that went in."""
     full_second_moment = structure_named(covariance_type).full_second_moment
-    frame, x, weights, regularization = problem
-    tilted = tilt(mixture, regularization)
-    statistics = expect(frame, tilted, x, weights, None, full_second_moment)
-    new = maximize(statistics, covariance_type, mixture, regularization)
+    tilted = tilt(mixture, problem.regularization)
+    statistics = expect(problem.rows, tilted, None, full_second_moment)
+    new = maximize(statistics, covariance_type, mixture, problem.regularization)
     return new, statistics.log_likelihood
 
 
@@ -197,16 +202,17 @@ def begin(start: GaussianMixture, settings: Settings) -> tuple[GaussianMixture, 
 
 
 def advance(
-    problem: Problem, mixture: GaussianMixture, trace: Trace, covariance_type: str
+    problem: Problem, tol: Array, mixture: GaussianMixture, trace: Trace, settings: Settings
 ) -> tuple[GaussianMixture, Trace]:
     """One turn of the loop; a step that isn't finite is not taken."""
-    new, objective = step(problem, mixture, covariance_type)
+    new, objective = step(problem, mixture, settings.covariance_type)
     finite = jnp.isfinite(objective) & is_finite(new)
     new = jax.tree.map(partial(jnp.where, finite), new, mixture)
     gain = expected_gain(new, mixture)
-    progress = trace.progress.update(gain, gain_by_rounding(new))
-    # The objective is that of the mixture before: the first one is the start's and is dropped.
-    history = trace.history.at[trace.n_iter - 1].set(objective) if trace.history.size else trace.history
+    progress = trace.progress.update(gain, gain_by_rounding(new), tol)
+    # The objective belongs to the mixture before. The start's own lands in the last place, which
+    # is filled when the loop has ended.
+    history = trace.history.at[trace.n_iter - 1].set(objective) if settings.history else trace.history
     return new, Trace(trace.n_iter + 1, finite, progress, history)
 
 
@@ -216,10 +222,10 @@ def is_finite(mixture: GaussianMixture) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
-def goes_on(trace: Trace, tol: Array, settings: Settings) -> Array:
+def goes_on(trace: Trace, settings: Settings) -> Array:
     """Whether there is another step to take: () bool."""
-    open_ended = trace.finite & ~(trace.progress.remaining < tol)
-    return open_ended & (trace.n_iter < settings.max_iter)
+    ended = trace.progress.converged() | ~trace.finite
+    return ~ended & (trace.n_iter < settings.max_iter)
 
 
 def iterate(
@@ -227,8 +233,8 @@ def iterate(
 ) -> tuple[GaussianMixture, Trace]:
     """Steps until there is nothing left to gain."""
     return lax.while_loop(
-        lambda carry: goes_on(carry[1], tol, settings),
-        lambda carry: advance(problem, *carry, settings.covariance_type),
+        lambda carry: goes_on(carry[1], settings),
+        lambda carry: advance(problem, tol, *carry, settings),
         begin(start, settings),
     )
 
@@ -240,8 +246,8 @@ def iterate_unrolled(
 
     @jax.checkpoint
     def turn(carry, _):
-        new = advance(problem, *carry, settings.covariance_type)
-        going = goes_on(carry[1], tol, settings)
+        new = advance(problem, tol, *carry, settings)
+        going = goes_on(carry[1], settings)
         return jax.tree.map(partial(jnp.where, going), new, carry), None
 
     return lax.scan(turn, begin(start, settings), None, length=settings.max_iter)[0]

@@ -10,12 +10,18 @@ from jax.typing import ArrayLike
 
 from jaxgmm.covariance import trace_of_ratio
 from jaxgmm.expectation import collect, expect
-from jaxgmm.frame import Frame
+from jaxgmm.frame import Frame, Rows
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import smallest_variance
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import structure_named
-from jaxgmm.validation import as_float_array, check_data, check_mixture, in_common_dtype
+from jaxgmm.validation import (
+    as_float_array,
+    check_data,
+    check_mixture,
+    in_common_dtype,
+    is_concrete,
+)
 
 
 def e_step(
@@ -227,11 +233,17 @@ def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture
     return replace(mixture, covariance=structure.nearest(mixture.covariances, mixture.weights))
 
 
-def as_responsibilities(responsibilities: ArrayLike, x: Array) -> Array:
-    """Responsibilities as an array of floats; ValueError unless (N, K) and K ≤ N."""
+def as_responsibilities(
+    responsibilities: ArrayLike, x: Array, n_components: int | None = None
+) -> Array:
+    """Responsibilities (N, K) as an array of floats; ValueError for another shape."""
     array = as_float_array("responsibilities", responsibilities)
-    if array.ndim != 2 or array.shape[0] != x.shape[0] or array.shape[1] == 0:
-        raise ValueError(f"responsibilities must be ({x.shape[0]}, K), got shape {array.shape}")
+    expected = (x.shape[0], "K" if n_components is None else n_components)
+    good = array.ndim == 2 and array.shape[0] == x.shape[0] and array.shape[1] > 0
+    if not good or n_components not in (None, array.shape[1]):
+        raise ValueError(f"responsibilities must be {expected}, got shape {array.shape}")
+    if is_concrete(array) and not bool(jnp.all(jnp.isfinite(array) & (array >= 0))):
+        raise ValueError("responsibilities must be finite and not negative")
     return array
 
 
@@ -250,10 +262,10 @@ def check_fit_arguments(
     return in_common_dtype(mixture, x, weights)
 
 
-def unit_frame(x: Array) -> Frame:
-    """The data's own coordinates."""
+def as_they_are(x: Array, weights: Array) -> Rows:
+    """Rows in the data's own coordinates."""
     one = jnp.ones_like(x[0])
-    return Frame(jnp.zeros_like(one), one, one)
+    return Rows(Frame(center=jnp.zeros_like(one), scale=one, variance=one), x, weights)
 
 
 @partial(jax.jit, static_argnames="full_second_moment")
@@ -264,7 +276,7 @@ def _e_step(
     log_prior: Array | None,
     full_second_moment: bool,
 ) -> SufficientStatistics:
-    return expect(unit_frame(x), mixture, x, weights, log_prior, full_second_moment)
+    return expect(as_they_are(x, weights), mixture, log_prior, full_second_moment)
 
 
 @partial(jax.jit, static_argnames="full_second_moment")
@@ -275,9 +287,18 @@ def _accumulate(
     origin: Array | None,
     full_second_moment: bool,
 ) -> SufficientStatistics:
-    frame = unit_frame(x)
+    rows = as_they_are(x, weights)
+
+    def given(numbers: Array, _: Array) -> Array:
+        return responsibilities[numbers]
+
     if origin is None:
         zero = jnp.zeros((responsibilities.shape[1], x.shape[1]), x.dtype)
-        rough = collect(frame, x, responsibilities, weights, zero, full_second_moment=False)
-        origin = rough.first / jnp.where(rough.count > 0, rough.count, 1)[:, None]
-    return collect(frame, x, responsibilities, weights, origin, full_second_moment)
+        origin = means_of(collect(rows, given, zero, full_second_moment=False))
+    return collect(rows, given, origin, full_second_moment)
+
+
+def means_of(statistics: SufficientStatistics) -> Array:
+    """(K, D) means of the components; the origin for those without any weight."""
+    count = statistics.count[:, None]
+    return statistics.origin + statistics.first / jnp.where(count > 0, count, jnp.inf)

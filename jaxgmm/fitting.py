@@ -1,0 +1,162 @@
+"""Fitting from data alone: start, restart, climb, and keep the best."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm.initialization import STARTS, start_from
+from jaxgmm.loop import (
+    Settings,
+    check_reg_covar,
+    check_settings,
+    check_tol,
+    climb,
+    em,
+    problem_of,
+)
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.results import FitResult, Status
+from jaxgmm.steps import as_responsibilities
+from jaxgmm.structures import structure_named
+from jaxgmm.validation import (
+    check_choice,
+    check_count,
+    check_data,
+    check_key,
+    check_n_components,
+    in_common_dtype,
+)
+
+
+def fit(
+    key: Array,
+    x: ArrayLike,
+    n_components: int,
+    *,
+    covariance_type: str = "full",
+    weights: ArrayLike | None = None,
+    init: str | GaussianMixture | ArrayLike = "k-means++",
+    n_init: int = 1,
+    max_iter: int = 1000,
+    tol: ArrayLike = 1e-7,
+    reg_covar: ArrayLike | None = None,
+    adjoint: str = "implicit",
+    history: bool = True,
+) -> FitResult:
+    """A Gaussian mixture of the data: starts, EM from each, and the best of the results.
+
+    Pure: works under `jax.jit`, `jax.vmap` and `jax.grad`. The best result is the one with the
+    highest objective among those without degenerate components, or among all where none is.
+
+    Args:
+        key: a JAX PRNG key; restart r uses `jax.random.fold_in(key, r)`.
+        x: (N, D).
+        n_components: K, at most N.
+        covariance_type: "full", "tied", "diag", "spherical", "tied_diag" or "tied_spherical".
+        weights: (N,) sample weights; 0 removes a row, which may then hold anything.
+        init: "k-means++" (the nearest-seed partition of greedy seeds), "kmeans" (the partition
+            that k-means makes of it), "random" (random responsibilities), "random_from_data" (the
+            nearest-seed partition of K random rows), a `GaussianMixture`, or responsibilities
+            (N, K). A partition becomes a mixture by one M-step; parts of the named ones that are
+            too small for a covariance borrow from the average one.
+        n_init: number of restarts; a given mixture or given responsibilities are one start.
+        max_iter: at most so many steps from each start. Static.
+        tol: see `em`.
+        reg_covar: see `em`.
+        adjoint: see `em`.
+        history: whether to record the objective of each iteration. Static.
+
+    Returns:
+        A `FitResult`; it says whether it converged and which components are degenerate.
+
+    Raises:
+        TypeError: no key, or x is not numeric.
+        ValueError: shapes, counts or names are wrong, K > N; where values are known, NaN or
+            infinity in x.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> key = jax.random.key(0)
+        >>> x = jax.random.normal(key, (200, 2)) + 9.0 * (jax.numpy.arange(200) % 2)[:, None]
+        >>> jg.fit(key, x, 2).check().mixture.weights.tolist()
+        [0.5, 0.5]
+    """
+    key = check_key(key)
+    x, weights = check_data(x, weights)
+    n_components = check_n_components(n_components, x.shape[0])
+    n_init = check_count("n_init", n_init, 1)
+    if isinstance(init, GaussianMixture) and init.n_components != n_components:
+        raise ValueError(f"init has {init.n_components} components, n_components={n_components}")
+    if isinstance(init, GaussianMixture):
+        structure_named(covariance_type)
+        return em(
+            init,
+            x,
+            weights=weights,
+            covariance_type=covariance_type,
+            max_iter=max_iter,
+            tol=tol,
+            reg_covar=reg_covar,
+            adjoint=adjoint,
+            history=history,
+        )
+    weights = jnp.ones_like(x[:, 0]) if weights is None else weights
+    given = None
+    if isinstance(init, str):
+        check_choice("init", init, STARTS)
+    else:
+        given = as_responsibilities(init, x, n_components)
+        x, weights, given = in_common_dtype(x, weights, given)
+        init, n_init = "given", 1
+    numbers = (check_tol(tol), check_reg_covar(reg_covar, x))
+    settings = check_settings(covariance_type, max_iter, adjoint, history)
+    return _fit(key, x, weights, given, *numbers, init, n_components, n_init, settings)
+
+
+@partial(jax.jit, static_argnames=("init", "n_components", "n_init", "settings"))
+def _fit(
+    key: Array,
+    x: Array,
+    weights: Array,
+    given: Array | None,
+    tol: ArrayLike,
+    reg_covar: ArrayLike,
+    init: str,
+    n_components: int,
+    n_init: int,
+    settings: Settings,
+) -> FitResult:
+    problem = problem_of(x, weights, reg_covar, settings.covariance_type)
+
+    def climb_from(restart: Array) -> FitResult:
+        if given is None:
+            responsibilities = STARTS[init](
+                jax.random.fold_in(key, restart), problem.rows, n_components
+            )
+        else:
+            responsibilities = lambda numbers, _: given[numbers]
+        start = start_from(
+            responsibilities,
+            problem.rows,
+            n_components,
+            settings.covariance_type,
+            problem.regularization,
+            lend=given is None,
+        )
+        return climb(problem, start, jnp.asarray(tol, x.dtype), settings)
+
+    if n_init == 1:
+        return climb_from(jnp.asarray(0))
+    return best_of(jax.lax.map(climb_from, jnp.arange(n_init)))
+
+
+def best_of(results: FitResult) -> FitResult:
+    """The healthiest and then the highest of a batch of results."""
+    objective = jnp.where(jnp.isnan(results.objective), -jnp.inf, results.objective)
+    healthy = (results.status == Status.CONVERGED) | (results.status == Status.MAX_ITER)
+    among = jnp.where(jnp.any(healthy), healthy, True)
+    best = jnp.argmax(jnp.where(among, objective, -jnp.inf))
+    return jax.tree.map(lambda leaf: leaf[best], results)

@@ -1,0 +1,111 @@
+"""k-means in the frame: greedy k-means++ seeds, and Lloyd's iterations from them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgmm.frame import Rows
+from jaxgmm.numerics import einsum
+
+MAX_LLOYD_ITERATIONS = 300
+
+
+def squared_distances(z: Array, centers: Array) -> Array:
+    """|z_n - c_k|²: (N, D), (K, D) -> (N, K)."""
+    return jnp.sum((z[:, None, :] - centers[None]) ** 2, axis=-1)
+
+
+def nearest(z: Array, centers: Array) -> Array:
+    """One-hot partition of rows by their nearest center, the lowest of equals: (N, K)."""
+    labels = jnp.argmin(squared_distances(z, centers), axis=-1)
+    return jax.nn.one_hot(labels, centers.shape[0], dtype=z.dtype)
+
+
+def draw_rows(key: Array, log_density: Array, shape: tuple[int, ...]) -> Array:
+    """Row numbers drawn in proportion to a density over rows.
+
+    A row's chances come from its own number (Gumbel-max), so that rows of density 0 behind it
+    change nothing.
+
+    Args:
+        key: PRNG key.
+        log_density: (N,), not normalized.
+        shape: of the draws.
+    """
+    noise = jax.random.gumbel(key, (log_density.size, *shape), log_density.dtype)
+    spread = log_density.reshape(-1, *(1,) * len(shape))
+    return jnp.argmax(spread + noise, axis=0)
+
+
+def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
+    """Greedy k-means++ (Arthur & Vassilvitskii 2007): (K, D) seeds in the frame.
+
+    Each seed is the best, by the sum of squared distances it leaves, of 2 + ⌊log K⌋ rows drawn in
+    proportion to their squared distance from the seeds before.
+    """
+    frame, x, weights = rows
+    n_candidates = 2 + int(math.log(n_seeds))
+    tiny = float(jnp.finfo(x.dtype).tiny)
+
+    def add_seed(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
+        seeds, closest = carry
+        log_density = jnp.log(weights) + jnp.log(closest + tiny)
+        drawn = draw_rows(jax.random.fold_in(key, index), log_density, (n_candidates,))
+        candidates = frame.read(x[drawn], weights[drawn])
+
+        def left(numbers: Array, weights: Array, z: Array) -> Array:
+            distances = jnp.minimum(squared_distances(z, candidates), closest[numbers][:, None])
+            return jnp.sum(weights[:, None] * distances, axis=0)
+
+        best = candidates[jnp.argmin(rows.sum(left, candidates.size))]
+        distances = jnp.sum((frame.read(x, weights) - best[None]) ** 2, axis=-1)
+        return (seeds.at[index].set(best), jnp.minimum(closest, distances)), None
+
+    far = jnp.full_like(weights, float(jnp.finfo(x.dtype).max) ** 0.5)
+    start = (jnp.zeros((n_seeds, x.shape[1]), x.dtype), far)
+    (seeds, _), _ = lax.scan(add_seed, start, jnp.arange(n_seeds))
+    return seeds
+
+
+def lloyd(rows: Rows, seeds: Array) -> Array:
+    """Centers of k-means from given seeds: (K, D) in the frame.
+
+    An empty cluster is moved to the row that is farthest from its center, one in each iteration.
+    """
+
+    def summand(centers: Array, weights: Array, z: Array) -> tuple[Array, Array]:
+        own = weights[:, None] * nearest(z, centers)
+        return jnp.sum(own, axis=0), einsum("nk,nd->kd", own, z)
+
+    def next_centers(centers: Array) -> Array:
+        count, total = rows.sum(lambda _, w, z: summand(centers, w, z), centers.size)
+        empty = count == 0
+        means = jnp.where(empty[:, None], centers, total / jnp.where(empty, 1, count)[:, None])
+        return lax.cond(
+            jnp.any(empty),
+            lambda: means.at[jnp.argmax(empty)].set(farthest_row(rows, centers)),
+            lambda: means,
+        )
+
+    def goes_on(carry: tuple[Array, Array, Array]) -> Array:
+        old, new, n_iter = carry
+        return jnp.any(old != new) & (n_iter < MAX_LLOYD_ITERATIONS)
+
+    def advance(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        _, centers, n_iter = carry
+        return centers, next_centers(centers), n_iter + 1
+
+    return lax.while_loop(goes_on, advance, (seeds, next_centers(seeds), jnp.asarray(1)))[1]
+
+
+def farthest_row(rows: Rows, centers: Array) -> Array:
+    """The row, of positive weight, that is farthest from the nearest center: (D,)."""
+    z = rows.frame.read(rows.x, rows.weights)
+
+    def add_center(closest: Array, center: Array) -> tuple[Array, None]:
+        return jnp.minimum(closest, jnp.sum((z - center[None]) ** 2, axis=-1)), None
+
+    closest, _ = lax.scan(add_center, jnp.full_like(rows.weights, jnp.inf), centers)
+    return z[jnp.argmax(jnp.where(rows.weights > 0, closest, -1))]

@@ -1,0 +1,171 @@
+"""How many components, and which covariance type: a sweep of fits and its table."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm.criteria import aic, bic, icl
+from jaxgmm.fitting import fit
+from jaxgmm.criteria import n_parameters
+from jaxgmm.results import FitResult, Status
+from jaxgmm.structures import STRUCTURES
+from jaxgmm.validation import check_choice, check_count, check_data, check_key, check_n_components
+
+CRITERIA = {"bic": bic, "aic": aic, "icl": icl}
+
+ROW = np.dtype(
+    [
+        ("n_components", np.int64),
+        ("covariance_type", "U16"),
+        ("log_likelihood", np.float64),
+        ("n_parameters", np.int64),
+        ("aic", np.float64),
+        ("bic", np.float64),
+        ("icl", np.float64),
+        ("n_iter", np.int64),
+        ("status", np.int64),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The outcome of a sweep.
+
+    Attributes:
+        best: the winner: lowest criterion among the fits without degenerate components and with
+            finite numbers, or among all where there is none.
+        table: structured array, a row for each fit in the order of the sweep, with n_components,
+            covariance_type, log_likelihood, n_parameters, aic, bic, icl, n_iter and status.
+        criterion: by which the winner was chosen.
+        at_edge: whether the winner has the smallest or largest number of components of a sweep
+            over several, other than 1, so that better ones may lie outside.
+    """
+
+    best: FitResult
+    table: np.ndarray
+    criterion: str
+    at_edge: bool
+
+    def ranked(self) -> np.ndarray:
+        """The table with the best row first; unhealthy fits stand behind healthy ones."""
+        return self.table[ranking(self.table, self.criterion)]
+
+
+def ranking(table: np.ndarray, criterion: str) -> np.ndarray:
+    """Row numbers, best first: healthy fits before unhealthy ones, then by the criterion."""
+    unhealthy = np.isin(table["status"], (Status.NON_FINITE, Status.DEGENERATE))
+    values = np.where(np.isnan(table[criterion]), np.inf, table[criterion])
+    return np.lexsort((values, unhealthy))
+
+
+def select(
+    key: Array,
+    x: ArrayLike,
+    n_components: Iterable[int],
+    covariance_type: str | Iterable[str] = tuple(STRUCTURES),
+    *,
+    criterion: str = "bic",
+    weights: ArrayLike | None = None,
+    init: str = "k-means++",
+    n_init: int = 10,
+    max_iter: int = 1000,
+    tol: ArrayLike = 1e-7,
+    reg_covar: ArrayLike | None = None,
+    callback: Callable[[np.void], None] | None = None,
+) -> Selection:
+    """Fits for each number of components and covariance type, and the best of them.
+
+    Args:
+        key: a JAX PRNG key; each number of components has its own, which all types share.
+        x: (N, D).
+        n_components: numbers of components to try, for example `range(1, 10)`.
+        covariance_type: names to try; all six by default.
+        criterion: "bic", "aic" or "icl"; lower is better.
+        weights: (N,) sample weights.
+        init: see `fit`.
+        n_init: restarts for each fit.
+        max_iter: see `fit`.
+        tol: see `fit`.
+        reg_covar: see `fit`.
+        callback: called with each row of the table as soon as it is known.
+
+    Returns:
+        A `Selection`.
+
+    Raises:
+        TypeError, ValueError: as for `fit`, before anything is compiled.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> key = jax.random.key(0)
+        >>> x = jax.random.normal(key, (200, 2)) + 9.0 * (jax.numpy.arange(200) % 2)[:, None]
+        >>> jg.select(key, x, [1, 2, 3], ["spherical"], n_init=2).best.mixture.n_components
+        2
+    """
+    key = check_key(key)
+    x, weights = check_data(x, weights)
+    counts = [check_n_components(k, x.shape[0]) for k in _listed(n_components)]
+    types = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
+    for name in types:
+        check_choice("covariance_type", name, STRUCTURES)
+    check_choice("criterion", criterion, CRITERIA)
+    check_count("n_init", n_init, 1)
+    if not counts or not types:
+        raise ValueError("n_components and covariance_type must not be empty")
+
+    results, rows = [], []
+    for count in counts:
+        for name in types:
+            result = fit(
+                jax.random.fold_in(key, count),
+                x,
+                count,
+                covariance_type=name,
+                weights=weights,
+                init=init,
+                n_init=n_init,
+                max_iter=max_iter,
+                tol=tol,
+                reg_covar=reg_covar,
+            )
+            results.append(result)
+            rows.append(table_row(result, x, weights, name))
+            if callback is not None:
+                callback(rows[-1])
+    table = np.array(rows, ROW)
+    best = int(ranking(table, criterion)[0])
+    winner = int(table["n_components"][best])
+    edges = {min(counts), max(counts)} - {1} if len(set(counts)) > 1 else set()
+    return Selection(results[best], table, criterion, winner in edges)
+
+
+def table_row(result: FitResult, x: Array, weights: Array | None, covariance_type: str) -> np.void:
+    """One row of the table."""
+    mixture = result.mixture
+    criteria = {
+        name: float(function(mixture, x, weights, covariance_type=covariance_type))
+        for name, function in CRITERIA.items()
+    }
+    return np.array(
+        (
+            mixture.n_components,
+            covariance_type,
+            float(result.log_likelihood),
+            n_parameters(mixture, covariance_type),
+            criteria["aic"],
+            criteria["bic"],
+            criteria["icl"],
+            int(result.n_iter),
+            int(result.status),
+        ),
+        ROW,
+    )[()]
+
+
+def _listed(n_components: int | Iterable[int]) -> list[int]:
+    return list(n_components) if isinstance(n_components, Iterable) else [n_components]

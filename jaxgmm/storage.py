@@ -1,0 +1,161 @@
+"""Mixtures in files: NumPy's npz without pickle, written atomically, checked when read."""
+
+import hashlib
+import io
+import os
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
+from jaxgmm.mixture import GaussianMixture
+
+FORMAT = "jaxgmm mixture 1"
+CLASSES: dict[str, type[Covariance]] = {
+    "full": Full,
+    "diagonal": Diagonal,
+    "spherical": Spherical,
+}
+DIGEST_LENGTH = 64
+
+
+def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
+    """Writes a mixture, or a batch of them, so that `load` gives exactly the same arrays.
+
+    The file appears whole or not at all: it is written under another name in the same folder and
+    then renamed. It is an ordinary npz file with a checksum in the archive's comment.
+
+    Args:
+        path: where to; an existing file is replaced.
+        mixture: finite, with any batch axes in front.
+
+    Raises:
+        ValueError: the parameters are not those of a mixture.
+        OSError: the place can't be written.
+    """
+    arrays = _as_arrays(mixture)
+    check_parameters(arrays)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+        archive.comment = b"0" * DIGEST_LENGTH
+    content = buffer.getvalue()[:-DIGEST_LENGTH]
+    _write_atomically(Path(path), content + _digest(content))
+
+
+def load(path: str | os.PathLike[str]) -> GaussianMixture:
+    """Reads what `save` wrote. Executes nothing that the file holds.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The mixture, bit for bit; while JAX's 64-bit mode is off, float64 parameters are cut to
+        float32, with a warning.
+
+    Raises:
+        ValueError: the file is truncated, damaged, foreign, of another format version, or its
+            parameters are not those of a mixture.
+        OSError: the file can't be read.
+    """
+    content = Path(path).read_bytes()
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise ValueError(f"{path} is not a jaxgmm file, or is truncated")
+    if _digest(content[:-DIGEST_LENGTH]) != content[-DIGEST_LENGTH:]:
+        raise ValueError(f"{path} is damaged, or was not written by jaxgmm: its checksum is wrong")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} can't be read as npz: {error}") from None
+    try:
+        check_parameters(arrays)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold a mixture: {error}") from None
+    if arrays["means"].dtype == np.float64 and not jax.config.jax_enable_x64:
+        warnings.warn(
+            f"{path} holds float64 parameters, which are cut to float32 because JAX's 64-bit mode "
+            "is off",
+            stacklevel=2,
+        )
+    floats = {
+        name: jnp.asarray(arrays[name], jax.dtypes.canonicalize_dtype(arrays[name].dtype))
+        for name in ("log_weights", "means", "scale")
+    }
+    covariance = CLASSES[str(arrays["covariance"])](floats["scale"])
+    return GaussianMixture(floats["log_weights"], floats["means"], covariance)
+
+
+def check_parameters(arrays: dict[str, np.ndarray]) -> None:
+    """ValueError unless these are the arrays of a mixture, batch axes in front."""
+    expected = {"format", "covariance", "log_weights", "means", "scale"}
+    if set(arrays) != expected:
+        raise ValueError(f"expected the entries {sorted(expected)}, got {sorted(arrays)}")
+    if str(arrays["format"]) != FORMAT:
+        raise ValueError(f"expected format {FORMAT!r}, got {str(arrays['format'])!r}")
+    if str(arrays["covariance"]) not in CLASSES:
+        raise ValueError(f"unknown covariance storage {str(arrays['covariance'])!r}")
+    log_weights, means, scale = (arrays[name] for name in ("log_weights", "means", "scale"))
+    if not all(array.dtype in (np.float32, np.float64) for array in (log_weights, means, scale)):
+        raise ValueError("parameters must be float32 or float64")
+    if means.ndim < 2 or 0 in means.shape or log_weights.shape != means.shape[:-1]:
+        raise ValueError(f"log_weights {log_weights.shape} and means {means.shape} don't agree")
+    n_features = means.shape[-1]
+    trailing = {"full": (n_features, n_features), "diagonal": (n_features,), "spherical": ()}
+    of_component = trailing[str(arrays["covariance"])]
+    leading = [(*means.shape[:-2], k) for k in (means.shape[-2], 1)]
+    if scale.shape not in [(*shape, *of_component) for shape in leading]:
+        raise ValueError(f"covariance factors {scale.shape} don't agree with means {means.shape}")
+    _check_values(log_weights, means, scale, bool(of_component) and len(of_component) == 2)
+
+
+def _check_values(
+    log_weights: np.ndarray, means: np.ndarray, scale: np.ndarray, triangular: bool
+) -> None:
+    if not (np.isfinite(means).all() and np.isfinite(scale).all()):
+        raise ValueError("means and covariance factors must be finite")
+    total = np.exp(log_weights.astype(np.float64)).sum(axis=-1)
+    if not np.all(np.abs(total - 1) < 1e-4):
+        raise ValueError(f"weights must sum to 1, they sum to {total}")
+    if triangular and np.triu(scale, 1).any():
+        raise ValueError("covariance factors must be lower triangular")
+    if not np.all((np.diagonal(scale, axis1=-2, axis2=-1) if triangular else scale) > 0):
+        raise ValueError("covariance factors must have a positive diagonal")
+
+
+def _as_arrays(mixture: GaussianMixture) -> dict[str, np.ndarray]:
+    kind = next(name for name, storage in CLASSES.items() if isinstance(mixture.covariance, storage))
+    return {
+        "format": np.array(FORMAT),
+        "covariance": np.array(kind),
+        "log_weights": np.asarray(mixture.log_weights),
+        "means": np.asarray(mixture.means),
+        "scale": np.asarray(jax.tree.leaves(mixture.covariance)[0]),
+    }
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
