@@ -37,9 +37,14 @@ def n_parameters(mixture: GaussianMixture, covariance_type: str | None = None) -
         mixture: K components.
         covariance_type: as which it was estimated; by default what the storage says.
     """
-    k, d = mixture.n_components, mixture.n_features
-    structure = structure_named(covariance_type or mixture.covariance_type)
-    return k - 1 + k * d + structure.n_parameters(k, d)
+    covariance_type = covariance_type or mixture.covariance_type
+    return free_parameters(mixture.n_components, mixture.n_features, covariance_type)
+
+
+def free_parameters(n_components: int, n_features: int, covariance_type: str) -> int:
+    """`n_parameters` of a mixture of this size and type."""
+    of_covariances = structure_named(covariance_type).n_parameters(n_components, n_features)
+    return n_components - 1 + n_components * n_features + of_covariances
 
 
 def aic(
@@ -57,8 +62,7 @@ def aic(
         weights: (N,) sample weights.
         covariance_type: as which the mixture was estimated; by default what the storage says.
     """
-    penalty = 2 * n_parameters(mixture, covariance_type)
-    return penalty - 2 * log_likelihood(mixture, x, weights)
+    return criterion_values(mixture, x, weights, covariance_type)["aic"]
 
 
 def bic(
@@ -76,9 +80,7 @@ def bic(
         weights: (N,) sample weights, of which N is then the sum.
         covariance_type: as which the mixture was estimated; by default what the storage says.
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    penalty = n_parameters(mixture, covariance_type) * jnp.log(jnp.sum(weights))
-    return penalty - 2 * _log_likelihood(mixture, x, weights)
+    return criterion_values(mixture, x, weights, covariance_type)["bic"]
 
 
 def icl(
@@ -99,27 +101,45 @@ def icl(
     Source: Biernacki, Celeux & Govaert 2000, with the most probable component as in mclust, which
     prints the negative.
     """
+    return criterion_values(mixture, x, weights, covariance_type)["icl"]
+
+
+def criterion_values(
+    mixture: GaussianMixture,
+    x: ArrayLike,
+    weights: ArrayLike | None,
+    covariance_type: str | None,
+) -> dict[str, Array]:
+    """All criteria by name, from two passes over the data."""
+    parameters = n_parameters(mixture, covariance_type)
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    uncertainty = _log_certainty(mixture, x, weights)
-    return bic(mixture, x, weights, covariance_type=covariance_type) - 2 * uncertainty
+    return criteria_given(mixture, x, weights, parameters)
 
 
 @jax.jit
 def _log_likelihood(mixture: GaussianMixture, x: Array, weights: Array) -> Array:
-    return total_log_prob(as_they_are(x, weights), mixture)
+    return total_log_prob(as_they_are(x, weights), mixture, mixture.log_weights)[0]
 
 
 @jax.jit
-def _log_certainty(mixture: GaussianMixture, x: Array, weights: Array) -> Array:
-    """Σ w_n log max_k r_nk: ()."""
+def criteria_given(
+    mixture: GaussianMixture, x: Array, weights: Array, parameters: ArrayLike
+) -> dict[str, Array]:
+    """AIC, BIC and ICL for a number of free parameters."""
+    rows = as_they_are(x, weights)
 
     def summand(_: Array, weights: Array, z: Array) -> Array:
-        certainty = jnp.max(
-            densities.log_responsibilities(
-                mixture.log_weights, mixture.covariance, mixture.means, z
-            ),
-            axis=-1,
+        log_responsibilities = densities.log_responsibilities(
+            mixture.log_weights, mixture.covariance, mixture.means, z
         )
+        certainty = jnp.max(log_responsibilities, axis=-1)
         return jnp.sum(jnp.where(weights > 0, weights * certainty, 0))
 
-    return as_they_are(x, weights).sum(summand, mixture.means.size)
+    deviance = -2 * total_log_prob(rows, mixture, mixture.log_weights)[0]
+    parameters = jnp.asarray(parameters, deviance.dtype)
+    bic = deviance + parameters * jnp.log(rows.total_weight())
+    return {
+        "aic": deviance + 2 * parameters,
+        "bic": bic,
+        "icl": bic - 2 * rows.sum(summand, mixture.means.size),
+    }

@@ -39,7 +39,7 @@ def _held_up(mixture: GaussianMixture, regularization: Array) -> Array:
 
 
 def _twins(mixture: GaussianMixture) -> Array:
-    """Whether another component is the same one, up to the root of the rounding error."""
+    """Whether another component, with weight, is the same up to the root of the rounding error."""
     n_components, n_features = mixture.means.shape
     tolerance = float(jnp.finfo(mixture.means.dtype).eps) ** 0.5
 
@@ -48,8 +48,8 @@ def _twins(mixture: GaussianMixture) -> Array:
         shift = one.whiten((mixture.means - mixture.means[k][None])[:, None, :])[:, 0]
         spread = kl_between_covariances(mixture.covariance, one, n_features)
         divergence = jnp.sum(shift**2, axis=-1) / 2 + spread
-        near = divergence < tolerance
-        return jnp.any(near & (jnp.arange(n_components) != k))
+        others = (jnp.arange(n_components) != k) & (mixture.log_weights > -jnp.inf)
+        return jnp.any(others & (divergence < tolerance))
 
     return lax.map(twin_of_another, jnp.arange(n_components))
 

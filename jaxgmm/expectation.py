@@ -24,7 +24,9 @@ def expect(
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
     """
 
-    def summand(numbers: Array, weights: Array, z: Array):
+    def summand(
+        numbers: Array, weights: Array, z: Array
+    ) -> tuple[Array, tuple[Array, Array, Array]]:
         near, far = near_and_far(mixture.covariance, mixture.means, z)
         prior = mixture.log_weights[None]
         if log_prior is not None:
@@ -64,16 +66,25 @@ def collect(
     return SufficientStatistics(jnp.zeros_like(count[0]), count, first, second, origin)
 
 
-def total_log_prob(rows: Rows, mixture: GaussianMixture) -> Array:
-    """Σ w_n log p(x_n) of x, under a mixture in the rows' frame: ()."""
+def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) -> tuple[Array, ...]:
+    """Σ w_n log p(x_n) of x, for each of several sets of mixing weights.
 
-    def summand(_: Array, weights: Array, z: Array) -> Array:
+    Args:
+        rows: the data.
+        mixture: K components in the frame of the rows.
+        log_weights: each (K,), in place of the mixture's own.
+
+    Returns:
+        () for each of them.
+    """
+
+    def summand(_: Array, weights: Array, z: Array) -> tuple[Array, ...]:
         near, _ = near_and_far(mixture.covariance, mixture.means, z)
-        log_prob = logsumexp(near + mixture.log_weights[None])
-        return jnp.sum(jnp.where(weights > 0, weights * log_prob, 0))
+        log_probs = [logsumexp(near + given[None]) for given in log_weights]
+        return tuple(jnp.sum(jnp.where(weights > 0, weights * value, 0)) for value in log_probs)
 
     volume = rows.total_weight() * rows.frame.log_volume()
-    return rows.sum(summand, mixture.means.size) - volume
+    return tuple(total - volume for total in rows.sum(summand, mixture.means.size))
 
 
 def sum_moments(

@@ -4,10 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.initialization import STARTS, start_from
+from jaxgmm.initialization import STARTS, as_given, start_from
 from jaxgmm.loop import (
     Settings,
     check_reg_covar,
@@ -113,40 +114,49 @@ def fit(
         init, n_init = "given", 1
     numbers = (check_tol(tol), check_reg_covar(reg_covar, x))
     settings = check_settings(covariance_type, max_iter, adjoint, history)
-    return _fit(key, x, weights, given, *numbers, init, n_components, n_init, settings)
+    active = np.ones(n_components, bool)
+    return fit_active(key, x, weights, given, active, *numbers, init, n_init, settings)
 
 
-@partial(jax.jit, static_argnames=("init", "n_components", "n_init", "settings"))
-def _fit(
+@partial(jax.jit, static_argnames=("init", "n_init", "settings"))
+def fit_active(
     key: Array,
     x: Array,
     weights: Array,
     given: Array | None,
+    active: ArrayLike,
     tol: ArrayLike,
     reg_covar: ArrayLike,
     init: str,
-    n_components: int,
     n_init: int,
     settings: Settings,
 ) -> FitResult:
+    """`fit` for arguments known to be good, of the active components among K.
+
+    The others have no weight from the start, and so never have any: fits with different numbers of
+    components can be one program.
+
+    Args:
+        active: (K,) bool.
+    """
+    active = jnp.asarray(active)
     problem = problem_of(x, weights, reg_covar, settings.covariance_type)
 
     def climb_from(restart: Array) -> FitResult:
         if given is None:
-            responsibilities = STARTS[init](
-                jax.random.fold_in(key, restart), problem.rows, n_components
-            )
+            key_of_restart = jax.random.fold_in(key, restart)
+            responsibilities = STARTS[init](key_of_restart, problem.rows, active)
         else:
-            responsibilities = lambda numbers, _: given[numbers]
+            responsibilities = as_given(given)
         start = start_from(
             responsibilities,
             problem.rows,
-            n_components,
+            active,
             settings.covariance_type,
             problem.regularization,
             lend=given is None,
         )
-        return climb(problem, start, jnp.asarray(tol, x.dtype), settings)
+        return climb(problem, start, active, jnp.asarray(tol, x.dtype), settings)
 
     if n_init == 1:
         return climb_from(jnp.asarray(0))

@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jaxgmm.expectation import collect
 from jaxgmm.frame import Rows
-from jaxgmm.kmeans import draw_rows, lloyd, nearest, plus_plus_seeds
+from jaxgmm.kmeans import lloyd, nearest, plus_plus_seeds
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize, means_of
@@ -18,40 +18,50 @@ from jaxgmm.structures import structure_named
 Responsibilities = Callable[[Array, Array], Array]
 
 
-def by_plus_plus(key: Array, rows: Rows, n_components: int) -> Responsibilities:
+def by_plus_plus(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """The nearest-seed partition of greedy k-means++ seeds."""
-    seeds = plus_plus_seeds(key, rows, n_components)
+    seeds = _away(plus_plus_seeds(key, rows, active.size), active)
     return lambda _, z: nearest(z, seeds)
 
 
-def by_kmeans(key: Array, rows: Rows, n_components: int) -> Responsibilities:
+def by_kmeans(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """The partition that k-means converges to from greedy k-means++ seeds."""
-    centers = lloyd(rows, plus_plus_seeds(key, rows, n_components))
+    centers = lloyd(rows, _away(plus_plus_seeds(key, rows, active.size), active))
     return lambda _, z: nearest(z, centers)
 
 
-def by_random_rows(key: Array, rows: Rows, n_components: int) -> Responsibilities:
+def by_random_rows(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """The nearest-seed partition of K different rows, drawn in proportion to their weights."""
     noise = jax.random.gumbel(key, rows.weights.shape, rows.weights.dtype)
-    _, drawn = lax.top_k(jnp.log(rows.weights) + noise, n_components)
-    seeds = rows.frame.read(rows.x[drawn], rows.weights[drawn])
+    _, drawn = lax.top_k(jnp.log(rows.weights) + noise, active.size)
+    seeds = _away(rows.frame.read(rows.x[drawn], rows.weights[drawn]), active)
     return lambda _, z: nearest(z, seeds)
 
 
-def by_random_responsibilities(key: Array, rows: Rows, n_components: int) -> Responsibilities:
+def by_random_responsibilities(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """Uniform random numbers for each row and component, made to sum to 1."""
 
     def draw(number: Array) -> Array:
-        return jax.random.uniform(jax.random.fold_in(key, number), (n_components,), rows.x.dtype)
+        return jax.random.uniform(jax.random.fold_in(key, number), active.shape, rows.x.dtype)
 
     def responsibilities(numbers: Array, _: Array) -> Array:
-        drawn = jax.vmap(draw)(numbers)
+        drawn = jnp.where(active[None], jax.vmap(draw)(numbers), 0)
         return drawn / jnp.sum(drawn, axis=1, keepdims=True)
 
     return responsibilities
 
 
-STARTS: dict[str, Callable[[Array, Rows, int], Responsibilities]] = {
+def as_given(responsibilities: Array) -> Responsibilities:
+    """Responsibilities (N, K) that the caller brings."""
+    return lambda numbers, _: responsibilities[numbers]
+
+
+def _away(seeds: Array, active: Array) -> Array:
+    """Seeds of which only the active ones can be nearest to anything."""
+    return jnp.where(active[:, None], seeds, jnp.inf)
+
+
+STARTS: dict[str, Callable[[Array, Rows, Array], Responsibilities]] = {
     "k-means++": by_plus_plus,
     "kmeans": by_kmeans,
     "random": by_random_responsibilities,
@@ -62,7 +72,7 @@ STARTS: dict[str, Callable[[Array, Rows, int], Responsibilities]] = {
 def start_from(
     responsibilities: Responsibilities,
     rows: Rows,
-    n_components: int,
+    active: Array,
     covariance_type: str,
     regularization: Array,
     *,
@@ -73,22 +83,23 @@ def start_from(
     Args:
         responsibilities: of some rows, see `expectation.collect`.
         rows: the data.
-        n_components: K.
+        active: (K,) bool, which components there are; the others have no weight.
         covariance_type: of the mixture.
         regularization: (D,) variances in the frame.
         lend: whether components too small for a covariance borrow, see `with_pseudo_rows`.
     """
-    zero = jnp.zeros((n_components, rows.x.shape[1]), rows.x.dtype)
+    zero = jnp.zeros((active.size, rows.x.shape[1]), rows.x.dtype)
     means = means_of(collect(rows, responsibilities, zero, full_second_moment=False))
     full_second_moment = structure_named(covariance_type).full_second_moment
     statistics = collect(rows, responsibilities, means, full_second_moment)
     if lend:
         present = jnp.sum(rows.weights > 0).astype(rows.x.dtype)
-        statistics = with_pseudo_rows(statistics, rows.total_weight() / present)
+        average_row = rows.total_weight() / present
+        statistics = with_pseudo_rows(statistics, jnp.where(active, average_row, 0))
     return maximize(statistics, covariance_type, None, regularization)
 
 
-def with_pseudo_rows(statistics: SufficientStatistics, weight: Array) -> SufficientStatistics:
+def with_pseudo_rows(statistics: SufficientStatistics, weights: Array) -> SufficientStatistics:
     """Statistics to which each component has D + 1 rows added, spread like an average component.
 
     A start needs this where a part of the partition has too few rows for a covariance of its own:
@@ -96,13 +107,13 @@ def with_pseudo_rows(statistics: SufficientStatistics, weight: Array) -> Suffici
 
     Args:
         statistics: about the components' own means.
-        weight: () of an average row.
+        weights: (K,) of an average row.
     """
     n_features = statistics.first.shape[1]
-    pseudo = (n_features + 1) * weight
+    pseudo = (n_features + 1) * weights
     average = jnp.sum(statistics.second, axis=0, keepdims=True) / jnp.sum(statistics.count)
     return replace(
         statistics,
         count=statistics.count + pseudo,
-        second=statistics.second + pseudo * average,
+        second=statistics.second + pseudo.reshape(-1, *(1,) * (average.ndim - 1)) * average,
     )

@@ -73,6 +73,7 @@ def lloyd(rows: Rows, seeds: Array) -> Array:
     """Centers of k-means from given seeds: (K, D) in the frame.
 
     An empty cluster is moved to the row that is farthest from its center, one in each iteration.
+    Seeds at infinity stay there.
     """
 
     def summand(centers: Array, weights: Array, z: Array) -> tuple[Array, Array]:
@@ -81,8 +82,9 @@ def lloyd(rows: Rows, seeds: Array) -> Array:
 
     def next_centers(centers: Array) -> Array:
         count, total = rows.sum(lambda _, w, z: summand(centers, w, z), centers.size)
-        empty = count == 0
-        means = jnp.where(empty[:, None], centers, total / jnp.where(empty, 1, count)[:, None])
+        without_rows = (count == 0)[:, None]
+        means = jnp.where(without_rows, centers, total / jnp.where(without_rows, 1, count[:, None]))
+        empty = jnp.any(without_rows & jnp.isfinite(centers), axis=1)
         return lax.cond(
             jnp.any(empty),
             lambda: means.at[jnp.argmax(empty)].set(farthest_row(rows, centers)),

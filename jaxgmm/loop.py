@@ -1,10 +1,11 @@
 """The loop: EM steps from a given start until nothing is left to gain."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -12,6 +13,7 @@ from jaxgmm.convergence import Progress, expected_gain, gain_by_rounding
 from jaxgmm.diagnosis import degenerate_components
 from jaxgmm.expectation import expect, total_log_prob
 from jaxgmm.frame import Rows, frame_of
+from jaxgmm.implicit import tangent_of_fixed_point
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import smallest_variance
 from jaxgmm.results import FitResult, Status
@@ -105,9 +107,7 @@ def em(
     return _em(mixture, x, weights, check_tol(tol), check_reg_covar(reg_covar, x), settings)
 
 
-def check_settings(
-    covariance_type: str, max_iter: int, adjoint: str, history: bool
-) -> Settings:
+def check_settings(covariance_type: str, max_iter: int, adjoint: str, history: bool) -> Settings:
     """The static choices, known to be good."""
     structure_named(covariance_type)
     return Settings(
@@ -141,7 +141,8 @@ def _em(
 ) -> FitResult:
     problem = problem_of(x, weights, reg_covar, settings.covariance_type)
     start = stored_as(settings.covariance_type, problem.rows.frame.enter(mixture))
-    return climb(problem, start, jnp.asarray(tol, x.dtype), settings)
+    active = jnp.ones(mixture.n_components, bool)
+    return climb(problem, start, active, jnp.asarray(tol, x.dtype), settings)
 
 
 def problem_of(x: Array, weights: Array, reg_covar: ArrayLike, covariance_type: str) -> Problem:
@@ -153,14 +154,26 @@ def problem_of(x: Array, weights: Array, reg_covar: ArrayLike, covariance_type: 
     return Problem(Rows(frame, x, weights), scale * frame.variance)
 
 
-def climb(problem: Problem, start: GaussianMixture, tol: Array, settings: Settings) -> FitResult:
-    """EM in the frame from a start in the frame; the result is in the data's units."""
+def climb(
+    problem: Problem, start: GaussianMixture, active: Array, tol: Array, settings: Settings
+) -> FitResult:
+    """EM in the frame from a start in the frame; the result is in the data's units.
+
+    Args:
+        problem: the data.
+        start: K components.
+        active: (K,) bool, which of them there are; the others have no weight.
+        tol: () gain per unit of weight that may remain.
+        settings: static choices.
+    """
     run = iterate_unrolled if settings.adjoint == "unroll" else iterate
     mixture, trace = run(problem, start, tol, settings)
-    objective = total_log_prob(problem.rows, tilt(mixture, problem.regularization))
-    log_likelihood = total_log_prob(problem.rows, mixture)
+    tilted = tilt(mixture, problem.regularization)
+    log_likelihood, objective = total_log_prob(
+        problem.rows, mixture, mixture.log_weights, tilted.log_weights
+    )
     finite = trace.finite & jnp.isfinite(objective) & jnp.isfinite(log_likelihood)
-    degenerate = finite & degenerate_components(mixture, problem.regularization)
+    degenerate = finite & active & degenerate_components(mixture, problem.regularization)
     status = jnp.where(trace.progress.converged(), Status.CONVERGED, Status.MAX_ITER)
     status = jnp.where(jnp.any(degenerate), Status.DEGENERATE, status)
     status = jnp.where(finite, status, Status.NON_FINITE)
@@ -212,7 +225,9 @@ def advance(
     progress = trace.progress.update(gain, gain_by_rounding(new), tol)
     # The objective belongs to the mixture before. The start's own lands in the last place, which
     # is filled when the loop has ended.
-    history = trace.history.at[trace.n_iter - 1].set(objective) if settings.history else trace.history
+    history = (
+        trace.history.at[trace.n_iter - 1].set(objective) if settings.history else trace.history
+    )
     return new, Trace(trace.n_iter + 1, finite, progress, history)
 
 
@@ -228,15 +243,41 @@ def goes_on(trace: Trace, settings: Settings) -> Array:
     return ~ended & (trace.n_iter < settings.max_iter)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def iterate(
     problem: Problem, start: GaussianMixture, tol: Array, settings: Settings
 ) -> tuple[GaussianMixture, Trace]:
-    """Steps until there is nothing left to gain."""
+    """Steps until there is nothing left to gain; derivatives are those of the fixed point."""
     return lax.while_loop(
         lambda carry: goes_on(carry[1], settings),
         lambda carry: advance(problem, tol, *carry, settings),
         begin(start, settings),
     )
+
+
+@iterate.defjvp
+def _differentiate_iterate(
+    settings: Settings, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    problem, start, tol = primals
+    mixture, trace = iterate(problem, start, tol, settings)
+
+    def next_mixture(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
+        return step(problem, mixture, settings.covariance_type)[0]
+
+    def tangent_of_step(mixture: GaussianMixture) -> GaussianMixture:
+        of_problem = partial(next_mixture, mixture=mixture)
+        return jax.jvp(of_problem, (problem,), (tangents[0],))[1]
+
+    tangent = tangent_of_fixed_point(partial(next_mixture, problem), mixture, tangent_of_step)
+    return (mixture, trace), (tangent, jax.tree.map(no_tangent, trace))
+
+
+def no_tangent(leaf: Array) -> Any:
+    """The tangent of what has no derivative."""
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jnp.zeros_like(leaf)
+    return np.zeros(leaf.shape, jax.dtypes.float0)
 
 
 def iterate_unrolled(
@@ -245,9 +286,10 @@ def iterate_unrolled(
     """The same steps as a loop of `max_iter` turns, which reverse mode can go back through."""
 
     @jax.checkpoint
-    def turn(carry, _):
-        new = advance(problem, tol, *carry, settings)
-        going = goes_on(carry[1], settings)
+    def turn(carry: tuple[GaussianMixture, Trace], _: None) -> tuple[Any, None]:
+        mixture, trace = carry
+        new = advance(problem, tol, mixture, trace, settings)
+        going = goes_on(trace, settings)
         return jax.tree.map(partial(jnp.where, going), new, carry), None
 
     return lax.scan(turn, begin(start, settings), None, length=settings.max_iter)[0]

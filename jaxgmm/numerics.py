@@ -122,7 +122,7 @@ def sum_over_chunks(summand: Callable[[Array, Array], T], n_rows: int, chunk_row
     if n_chunks == 1:
         return first
 
-    def add_chunk(carry, index):
+    def add_chunk(carry: tuple[T, T], index: Array) -> tuple[tuple[T, T], None]:
         total, lost = carry
         start = jnp.minimum(index * chunk_rows, n_rows - chunk_rows)
         fresh = start + jnp.arange(chunk_rows) >= index * chunk_rows

@@ -1,21 +1,24 @@
 """How many components, and which covariance type: a sweep of fits and its table."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.criteria import aic, bic, icl
-from jaxgmm.fitting import fit
-from jaxgmm.criteria import n_parameters
+from jaxgmm.criteria import criteria_given, free_parameters
+from jaxgmm.fitting import fit_active
+from jaxgmm.initialization import STARTS
+from jaxgmm.loop import check_reg_covar, check_settings, check_tol
 from jaxgmm.results import FitResult, Status
 from jaxgmm.structures import STRUCTURES
 from jaxgmm.validation import check_choice, check_count, check_data, check_key, check_n_components
 
-CRITERIA = {"bic": bic, "aic": aic, "icl": icl}
+CRITERIA = ("aic", "bic", "icl")
+PADDING_IS_FREE = 1_000_000
 
 ROW = np.dtype(
     [
@@ -76,7 +79,7 @@ def select(
     max_iter: int = 1000,
     tol: ArrayLike = 1e-7,
     reg_covar: ArrayLike | None = None,
-    callback: Callable[[np.void], None] | None = None,
+    callback: Callable[[np.ndarray], None] | None = None,
 ) -> Selection:
     """Fits for each number of components and covariance type, and the best of them.
 
@@ -114,27 +117,31 @@ def select(
     for name in types:
         check_choice("covariance_type", name, STRUCTURES)
     check_choice("criterion", criterion, CRITERIA)
+    check_choice("init", init, STARTS)
     check_count("n_init", n_init, 1)
     if not counts or not types:
         raise ValueError("n_components and covariance_type must not be empty")
 
+    weights = jnp.ones_like(x[:, 0]) if weights is None else weights
+    numbers = (check_tol(tol), check_reg_covar(reg_covar, x))
     results, rows = [], []
     for count in counts:
+        active = np.arange(padded_size(count, max(counts), x)) < count
         for name in types:
-            result = fit(
+            settings = check_settings(name, max_iter, "implicit", history=False)
+            padded = fit_active(
                 jax.random.fold_in(key, count),
                 x,
-                count,
-                covariance_type=name,
-                weights=weights,
-                init=init,
-                n_init=n_init,
-                max_iter=max_iter,
-                tol=tol,
-                reg_covar=reg_covar,
+                weights,
+                None,
+                active,
+                *numbers,
+                init,
+                n_init,
+                settings,
             )
-            results.append(result)
-            rows.append(table_row(result, x, weights, name))
+            results.append(without_padding(padded, count))
+            rows.append(table_row(padded, x, weights, count, name))
             if callback is not None:
                 callback(rows[-1])
     table = np.array(rows, ROW)
@@ -144,27 +151,44 @@ def select(
     return Selection(results[best], table, criterion, winner in edges)
 
 
-def table_row(result: FitResult, x: Array, weights: Array | None, covariance_type: str) -> np.void:
+def padded_size(n_components: int, largest: int, x: Array) -> int:
+    """The number of components that a fit is compiled for.
+
+    Compiling takes seconds: small data are fitted with the largest number of the sweep, of which
+    some have no weight, and large data with the next power of two.
+    """
+    if x.size * largest <= PADDING_IS_FREE:
+        return largest
+    return min(largest, 1 << (n_components - 1).bit_length())
+
+
+def without_padding(result: FitResult, n_components: int) -> FitResult:
+    """A result of its active components only."""
+    padded = result.degenerate.size
+
+    def cut(leaf: Array) -> Array:
+        return jnp.asarray(np.asarray(leaf)[:n_components]) if leaf.shape[0] == padded else leaf
+
+    mixture = jax.tree.map(cut, result.mixture)
+    return replace(result, mixture=mixture, degenerate=cut(result.degenerate))
+
+
+def table_row(
+    padded: FitResult, x: Array, weights: Array, n_components: int, covariance_type: str
+) -> np.ndarray:
     """One row of the table."""
-    mixture = result.mixture
-    criteria = {
-        name: float(function(mixture, x, weights, covariance_type=covariance_type))
-        for name, function in CRITERIA.items()
-    }
-    return np.array(
-        (
-            mixture.n_components,
-            covariance_type,
-            float(result.log_likelihood),
-            n_parameters(mixture, covariance_type),
-            criteria["aic"],
-            criteria["bic"],
-            criteria["icl"],
-            int(result.n_iter),
-            int(result.status),
-        ),
-        ROW,
-    )[()]
+    parameters = free_parameters(n_components, x.shape[1], covariance_type)
+    values = criteria_given(padded.mixture, x, weights, parameters)
+    row = (
+        n_components,
+        covariance_type,
+        float(padded.log_likelihood),
+        parameters,
+        *(float(values[name]) for name in CRITERIA),
+        int(padded.n_iter),
+        int(padded.status),
+    )
+    return np.array(row, ROW)
 
 
 def _listed(n_components: int | Iterable[int]) -> list[int]:

@@ -164,9 +164,7 @@ def em_step(
         given = jnp.asarray(regularization, mixture.means.dtype)
         tilted = tilt(mixture, jnp.broadcast_to(given, mixture.means.shape[1:]))
     statistics = e_step(tilted, x, weights, covariance_type=covariance_type, log_prior=log_prior)
-    new = m_step(
-        statistics, covariance_type, previous=mixture, regularization=regularization
-    )
+    new = m_step(statistics, covariance_type, previous=mixture, regularization=regularization)
     return new, statistics.log_likelihood
 
 
@@ -226,7 +224,7 @@ def maximize(
 
 
 def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture:
-    """The mixture with its covariance in the form of a covariance type, the nearest if it must be."""
+    """The mixture with a covariance of this type: its own, or the nearest."""
     structure = structure_named(covariance_type)
     if structure.stores(mixture.covariance, mixture.n_components):
         return mixture

@@ -79,7 +79,7 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture:
         check_parameters(arrays)
     except ValueError as error:
         raise ValueError(f"{path} does not hold a mixture: {error}") from None
-    if arrays["means"].dtype == np.float64 and not jax.config.jax_enable_x64:
+    if arrays["means"].dtype == np.float64 and jnp.result_type(float) != np.float64:
         warnings.warn(
             f"{path} holds float64 parameters, which are cut to float32 because JAX's 64-bit mode "
             "is off",
@@ -131,7 +131,9 @@ def _check_values(
 
 
 def _as_arrays(mixture: GaussianMixture) -> dict[str, np.ndarray]:
-    kind = next(name for name, storage in CLASSES.items() if isinstance(mixture.covariance, storage))
+    kind = next(
+        name for name, storage in CLASSES.items() if isinstance(mixture.covariance, storage)
+    )
     return {
         "format": np.array(FORMAT),
         "covariance": np.array(kind),

@@ -163,6 +163,4 @@ def structure_named(covariance_type: str) -> Structure:
 
 def covariance_type_of(covariance: Covariance, n_components: int) -> str:
     """The name that a covariance's storage says; for a single component the untied one."""
-    return next(
-        name for name, row in STRUCTURES.items() if row.stores(covariance, n_components)
-    )
+    return next(name for name, row in STRUCTURES.items() if row.stores(covariance, n_components))

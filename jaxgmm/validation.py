@@ -58,7 +58,7 @@ def as_float_array(name: str, value: ArrayLike) -> Array:
         raise TypeError(f"{name} must hold real numbers, got dtype {dtype}; convert it first")
     elif jnp.finfo(dtype).bits < 32:
         dtype = jnp.dtype("float32")
-    elif jnp.finfo(dtype).bits > 32 and not jax.config.jax_enable_x64:
+    elif jnp.finfo(dtype).bits > 32 and jnp.result_type(float) != jnp.float64:
         if isinstance(value, np.ndarray):
             _warn_computed_in_float32(name)
         dtype = jnp.dtype("float32")
