@@ -16,8 +16,14 @@ def log_normalizer(covariance: Covariance, n_features: int) -> Array:
     return (n_features * math.log(2 * math.pi) + covariance.log_det(n_features)) / 2
 
 
-def near_and_far(covariance: Covariance, means: Array, x: Array) -> tuple[Array, Array]:
-    """log N(x | μ_k, Σ_k), and the same for points pulled in from where squares overflow.
+def log_density(covariance: Covariance, means: Array, x: Array) -> Array:
+    """log N(x | μ_k, Σ_k), -inf where it can't be represented: (N, D) -> (N, K)."""
+    z = covariance.whiten(x[:, None, :] - means[None])
+    return -jnp.sum(z**2, axis=-1) / 2 - log_normalizer(covariance, z.shape[-1])[None]
+
+
+def far_density(covariance: Covariance, means: Array, x: Array) -> Array:
+    """log N(x | μ_k, Σ_k) of points pulled in from where squares would overflow.
 
     Args:
         covariance: of K components.
@@ -25,18 +31,15 @@ def near_and_far(covariance: Covariance, means: Array, x: Array) -> tuple[Array,
         x: (N, D).
 
     Returns:
-        (N, K) log densities, -inf where they can't be represented, and (N, K) log densities that
-        are always finite and whose differences have the right sign. The two are equal wherever
-        squares don't overflow.
+        (N, K), always finite; the differences between components have the right sign. Equal to
+        `log_density` wherever that is finite.
     """
     z = covariance.whiten(x[:, None, :] - means[None])
     limit = (float(jnp.finfo(z.dtype).max) / z.shape[-1]) ** 0.5 / 4
     radius = jnp.max(jnp.abs(z), axis=(1, 2), keepdims=True, initial=1)
     shrink = lax.stop_gradient(jnp.minimum(1, limit / radius))
-    half_square = jnp.sum((z * shrink) ** 2, axis=-1) / 2
-    constant = log_normalizer(covariance, z.shape[-1])[None]
-    shrink = shrink[..., 0]
-    return -half_square / shrink / shrink - constant, -half_square - constant
+    square = jnp.sum((z * shrink) ** 2, axis=-1)
+    return -square / 2 - log_normalizer(covariance, z.shape[-1])[None]
 
 
 def _over_rows(function: Callable[[Array], Array], x: Array, n_components: int) -> Array:
@@ -50,7 +53,7 @@ def _over_rows(function: Callable[[Array], Array], x: Array, n_components: int) 
 @jax.jit
 def component_log_prob(covariance: Covariance, means: Array, x: Array) -> Array:
     """log N(x | μ_k, Σ_k): (..., D) -> (..., K)."""
-    return _over_rows(lambda rows: near_and_far(covariance, means, rows)[0], x, means.shape[0])
+    return _over_rows(lambda rows: log_density(covariance, means, rows), x, means.shape[0])
 
 
 @jax.jit
@@ -58,8 +61,7 @@ def log_prob(log_weights: Array, covariance: Covariance, means: Array, x: Array)
     """log Σ_k w_k N(x | μ_k, Σ_k): (..., D) -> (...)."""
 
     def log_prob_of(rows: Array) -> Array:
-        near, _ = near_and_far(covariance, means, rows)
-        return logsumexp(near + log_weights[None])
+        return logsumexp(log_density(covariance, means, rows) + log_weights[None])
 
     return _over_rows(log_prob_of, x, means.shape[0])
 
@@ -71,7 +73,6 @@ def log_responsibilities(
     """log p(k | x): (..., D) -> (..., K)."""
 
     def log_responsibilities_of(rows: Array) -> Array:
-        _, far = near_and_far(covariance, means, rows)
-        return log_softmax(far + log_weights[None])
+        return log_softmax(far_density(covariance, means, rows) + log_weights[None])
 
     return _over_rows(log_responsibilities_of, x, means.shape[0])

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.densities import near_and_far
+from jaxgmm.densities import log_density
 from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, log_softmax, logsumexp
+from jaxgmm.numerics import einsum, logsumexp, softmax_and_logsumexp
 from jaxgmm.statistics import SufficientStatistics
 
 
@@ -27,14 +27,13 @@ def expect(
     def summand(
         numbers: Array, weights: Array, z: Array
     ) -> tuple[Array, tuple[Array, Array, Array]]:
-        near, far = near_and_far(mixture.covariance, mixture.means, z)
-        prior = mixture.log_weights[None]
+        logits = log_density(mixture.covariance, mixture.means, z) + mixture.log_weights[None]
         if log_prior is not None:
-            prior = prior + lax.dynamic_slice_in_dim(log_prior, numbers[0], numbers.size)
-        log_prob = jnp.where(weights > 0, logsumexp(near + prior), 0)
-        responsibilities = weights[:, None] * jnp.exp(log_softmax(far + prior))
-        moments = sum_moments(z, responsibilities, mixture.means, full_second_moment)
-        return jnp.sum(weights * log_prob), moments
+            logits += lax.dynamic_slice_in_dim(log_prior, numbers[0], numbers.size)
+        responsibilities, log_prob = softmax_and_logsumexp(logits)
+        weighted = weights[:, None] * responsibilities
+        moments = sum_moments(z, weighted, mixture.means, full_second_moment)
+        return jnp.sum(jnp.where(weights > 0, weights * log_prob, 0)), moments
 
     log_likelihood, (count, first, second) = rows.sum(summand, mixture.means.size)
     volume = rows.total_weight() * rows.frame.log_volume()
@@ -79,8 +78,8 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
     """
 
     def summand(_: Array, weights: Array, z: Array) -> tuple[Array, ...]:
-        near, _ = near_and_far(mixture.covariance, mixture.means, z)
-        log_probs = [logsumexp(near + given[None]) for given in log_weights]
+        of_components = log_density(mixture.covariance, mixture.means, z)
+        log_probs = [logsumexp(of_components + given[None]) for given in log_weights]
         return tuple(jnp.sum(jnp.where(weights > 0, weights * value, 0)) for value in log_probs)
 
     volume = rows.total_weight() * rows.frame.log_volume()

@@ -112,7 +112,7 @@ def fit(
         given = as_responsibilities(init, x, n_components)
         x, weights, given = in_common_dtype(x, weights, given)
         init, n_init = "given", 1
-    numbers = (check_tol(tol), check_reg_covar(reg_covar, x))
+    numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
     settings = check_settings(covariance_type, max_iter, adjoint, history)
     active = np.ones(n_components, bool)
     return fit_active(key, x, weights, given, active, *numbers, init, n_init, settings)

@@ -12,6 +12,7 @@ derivatives only.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 NEWTON_STEPS = 2
 MAX_PRODUCTS = 500
+N_DIRECTIONS = 30
 
 
 def tangent_of_fixed_point(
@@ -38,20 +40,24 @@ def tangent_of_fixed_point(
     Returns:
         θ̇ = (I - ∂M/∂θ)⁻¹ ∂M/∂p ṗ.
     """
-    point = lax.fori_loop(0, NEWTON_STEPS, lambda _, point: newton_step(step, point), point)
+    point = newton(step, point)
     return solve(step, point, tangent_of_step(point))
 
 
-def newton_step(step: Callable[[T], T], point: T) -> T:
-    """One Newton step for θ = M(θ), or `point` itself where that would not be nearer."""
+def newton(step: Callable[[T], T], point: T) -> T:
+    """Newton steps for θ = M(θ), as long as they come nearer."""
 
     def residual(point: T) -> T:
         return jax.tree.map(_difference, step(point), point)
 
-    before = residual(point)
-    new = jax.tree.map(jnp.add, point, solve(step, point, before))
-    nearer = _size(residual(new)) < _size(before)
-    return jax.tree.map(lambda new, old: jnp.where(nearer, new, old), new, point)
+    def advance(_: int, carry: tuple[T, T]) -> tuple[T, T]:
+        point, before = carry
+        new = jax.tree.map(jnp.add, point, solve(step, point, before))
+        after = residual(new)
+        nearer = _size(after) < _size(before)
+        return jax.tree.map(partial(jnp.where, nearer), (new, after), carry)
+
+    return lax.fori_loop(0, NEWTON_STEPS, advance, (point, residual(point)))[0]
 
 
 def solve(step: Callable[[T], T], point: T, right_side: T) -> T:
@@ -65,55 +71,55 @@ def solve(step: Callable[[T], T], point: T, right_side: T) -> T:
         return vector - jax.jvp(flat_step, (flat_point,), (vector,))[1]
 
     flat = lax.custom_linear_solve(
-        matvec, ravel_pytree(right_side)[0], bicgstab, transpose_solve=bicgstab
+        matvec,
+        ravel_pytree(right_side)[0],
+        conjugate_residuals,
+        transpose_solve=conjugate_residuals,
     )
     return unravel(flat)
 
 
-def bicgstab(matvec: Callable[[Array], Array], right_side: Array) -> Array:
-    """Solves a nonsymmetric linear system (van der Vorst 1992).
+def conjugate_residuals(matvec: Callable[[Array], Array], right_side: Array) -> Array:
+    """Solves a nonsymmetric linear system by generalized conjugate residuals.
 
-    A plain loop: the solvers of `jax.scipy.sparse.linalg` are themselves differentiation rules, and
-    don't nest inside one. The iterate with the smallest residual is returned, after at most
-    `MAX_PRODUCTS` products, so that a singular system has a finite answer.
+    Each residual becomes a direction whose image is orthogonal to those of the last `N_DIRECTIONS`,
+    so that the residual never grows, and a singular system has a finite answer, too. The solvers of
+    `jax.scipy.sparse.linalg` are themselves differentiation rules and don't nest inside one.
 
     Args:
         matvec: (P,) -> (P,), linear.
         right_side: (P,).
+
+    Source: Eisenstat, Elman & Schultz 1983.
     """
     tolerance = 32 * float(jnp.finfo(right_side.dtype).eps) * jnp.linalg.norm(right_side)
 
     def goes_on(state: Any) -> Array:
-        residual, n_products = state[1], state[-1]
-        size = jnp.linalg.norm(residual)
-        return (size > tolerance) & jnp.isfinite(size) & (n_products < MAX_PRODUCTS)
+        size = jnp.linalg.norm(state[1])
+        return (size > tolerance) & jnp.isfinite(size) & (state[-1] < MAX_PRODUCTS)
 
     def advance(state: Any) -> Any:
-        x, r, p, rho, best, best_size, n_products = state
-        ap = matvec(p)
-        alpha = _ratio(rho, shadow @ ap)
-        s = r - alpha * ap
-        as_ = matvec(s)
-        omega = _ratio(as_ @ s, as_ @ as_)
-        x = x + alpha * p + omega * s
-        r = s - omega * as_
-        new_rho = shadow @ r
-        p = r + _ratio(new_rho, rho) * _ratio(alpha, omega) * (p - omega * ap)
-        size = jnp.linalg.norm(r)
-        better = size < best_size
-        best = jnp.where(better, x, best)
-        return x, r, p, new_rho, best, jnp.where(better, size, best_size), n_products + 2
+        solution, residual, directions, images, n_products = state
+        image = matvec(residual)
+        overlap = images @ image
+        direction = residual - overlap @ directions
+        image = image - overlap @ images
+        size = jnp.linalg.norm(image)
+        scale = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
+        direction, image = scale * direction, scale * image
+        length = image @ residual
+        slot = n_products % N_DIRECTIONS
+        return (
+            solution + length * direction,
+            residual - length * image,
+            directions.at[slot].set(direction),
+            images.at[slot].set(image),
+            n_products + 1,
+        )
 
-    shadow = right_side
-    zero = jnp.zeros_like(right_side)
-    size = jnp.linalg.norm(right_side)
-    start = (zero, right_side, right_side, shadow @ right_side, zero, size, jnp.asarray(0))
-    return lax.while_loop(goes_on, advance, start)[4]
-
-
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    """A quotient that is 0 where the method breaks down."""
-    return jnp.where(denominator == 0, 0, numerator / jnp.where(denominator == 0, 1, denominator))
+    none = jnp.zeros((N_DIRECTIONS, right_side.size), right_side.dtype)
+    start = (jnp.zeros_like(right_side), right_side, none, none, jnp.asarray(0))
+    return lax.while_loop(goes_on, advance, start)[0]
 
 
 def _difference(new: Array, old: Array) -> Array:

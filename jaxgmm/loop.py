@@ -104,7 +104,7 @@ def em(
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
     covariance_type = covariance_type or mixture.covariance_type
     settings = check_settings(covariance_type, max_iter, adjoint, history)
-    return _em(mixture, x, weights, check_tol(tol), check_reg_covar(reg_covar, x), settings)
+    return _em(mixture, x, weights, check_tol(tol, x), check_reg_covar(reg_covar, x), settings)
 
 
 def check_settings(covariance_type: str, max_iter: int, adjoint: str, history: bool) -> Settings:
@@ -118,16 +118,17 @@ def check_settings(covariance_type: str, max_iter: int, adjoint: str, history: b
     )
 
 
-def check_tol(tol: ArrayLike) -> ArrayLike:
+def check_tol(tol: ArrayLike, x: Array) -> Array:
     """A tolerance, known to be good."""
-    return check_number("tol", tol)
+    return jnp.asarray(check_number("tol", tol), x.dtype)
 
 
-def check_reg_covar(reg_covar: ArrayLike | None, x: Array) -> ArrayLike:
+def check_reg_covar(reg_covar: ArrayLike | None, x: Array) -> Array:
     """λ, or its default: a thousandth of the variance of a cluster that is a thousand (float32) or
     a million (float64) times narrower than the data."""
     default = 1e-15 if x.dtype == jnp.float64 else 1e-9
-    return check_number("reg_covar", default if reg_covar is None else reg_covar)
+    given = check_number("reg_covar", default if reg_covar is None else reg_covar)
+    return jnp.asarray(given, x.dtype)
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -225,9 +226,9 @@ def advance(
     progress = trace.progress.update(gain, gain_by_rounding(new), tol)
     # The objective belongs to the mixture before. The start's own lands in the last place, which
     # is filled when the loop has ended.
-    history = (
-        trace.history.at[trace.n_iter - 1].set(objective) if settings.history else trace.history
-    )
+    history = trace.history
+    if history.size:
+        history = history.at[trace.n_iter - 1].set(objective)
     return new, Trace(trace.n_iter + 1, finite, progress, history)
 
 

@@ -96,7 +96,8 @@ class GaussianMixture:
                 f"{covariances.shape}"
             )
         if is_concrete(weights, means, covariances):
-            _check_values(weights, means, covariances, structure.full_second_moment)
+            with jax.ensure_compile_time_eval():
+                _check_values(weights, means, covariances, structure.full_second_moment)
         return cls(jnp.log(weights), means, structure.store(covariances))
 
     def __getitem__(self, index: int) -> "GaussianMixture":

@@ -21,29 +21,36 @@ def align(array: Array, like: Array) -> Array:
     return array.reshape((1,) * (like.ndim - array.ndim) + array.shape)
 
 
-def logsumexp(logits: Array) -> Array:
-    """log Σ exp over the last axis: -inf with zero gradient where every entry is -inf.
+def softmax_and_logsumexp(logits: Array) -> tuple[Array, Array]:
+    """Both over the last axis: 1/K and -inf with zero gradient where every entry is -inf.
 
     Args:
         logits: (..., K).
 
     Returns:
-        (...).
+        (..., K) and (...).
     """
     top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    total = jnp.sum(jnp.exp(logits - top), axis=-1)
-    empty = total == 0
-    value = jnp.log(jnp.where(empty, 1, total)) + top[..., 0]
-    return jnp.where(empty, -jnp.inf, value)
+    nowhere = jnp.isneginf(top)
+    terms = jnp.exp(jnp.where(nowhere, 0, logits - jnp.where(nowhere, 0, top)))
+    total = jnp.sum(terms, axis=-1, keepdims=True)
+    return terms / total, (jnp.log(total) + top)[..., 0]
+
+
+def logsumexp(logits: Array) -> Array:
+    """log Σ exp over the last axis: (..., K) -> (...)."""
+    return softmax_and_logsumexp(logits)[1]
 
 
 def log_softmax(logits: Array) -> Array:
-    """`logits - logsumexp(logits)` over the last axis, and uniform where every entry is -inf."""
-    total = logsumexp(logits)[..., None]
-    nowhere = jnp.isneginf(total)
-    uniform = -jnp.log(jnp.asarray(logits.shape[-1], logits.dtype))
-    return jnp.where(nowhere, uniform, logits - jnp.where(nowhere, 0, total))
+    """Over the last axis, and uniform where every entry is -inf: (..., K) -> (..., K).
+
+    The largest logit goes first: next to a huge one the logarithm of the sum would be rounded away.
+    """
+    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    nowhere = jnp.isneginf(top)
+    below = jnp.where(nowhere, 0, logits - jnp.where(nowhere, 0, top))
+    return below - logsumexp(below)[..., None]
 
 
 def smallest_variance(dtype: jnp.dtype) -> float:

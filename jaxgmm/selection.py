@@ -123,7 +123,7 @@ def select(
         raise ValueError("n_components and covariance_type must not be empty")
 
     weights = jnp.ones_like(x[:, 0]) if weights is None else weights
-    numbers = (check_tol(tol), check_reg_covar(reg_covar, x))
+    numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
     results, rows = [], []
     for count in counts:
         active = np.arange(padded_size(count, max(counts), x)) < count

@@ -240,8 +240,9 @@ def as_responsibilities(
     good = array.ndim == 2 and array.shape[0] == x.shape[0] and array.shape[1] > 0
     if not good or n_components not in (None, array.shape[1]):
         raise ValueError(f"responsibilities must be {expected}, got shape {array.shape}")
-    if is_concrete(array) and not bool(jnp.all(jnp.isfinite(array) & (array >= 0))):
-        raise ValueError("responsibilities must be finite and not negative")
+    with jax.ensure_compile_time_eval():
+        if is_concrete(array) and not bool(jnp.all(jnp.isfinite(array) & (array >= 0))):
+            raise ValueError("responsibilities must be finite and not negative")
     return array
 
 

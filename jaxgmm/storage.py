@@ -47,7 +47,7 @@ def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
         archive.comment = b"0" * DIGEST_LENGTH
     content = buffer.getvalue()[:-DIGEST_LENGTH]
-    _write_atomically(Path(path), content + _digest(content))
+    write_atomically(Path(path), content + _digest(content))
 
 
 def load(path: str | os.PathLike[str]) -> GaussianMixture:
@@ -147,7 +147,8 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under another name in the same folder, and renames it when it is whole."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -99,7 +99,7 @@ def as_query(mixture: Any, x: ArrayLike) -> tuple[Any, Array]:
 
 def in_common_dtype(*trees: Any) -> tuple[Any, ...]:
     """The trees with all floating leaves in the widest of their dtypes; None stays None."""
-    dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(trees)))
+    dtype = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(trees)))
     return jax.tree.map(lambda leaf: leaf.astype(dtype), trees)
 
 
@@ -138,10 +138,12 @@ def check_data(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | 
                 f"weights must be ({x.shape[0]},), one for each row of x, got shape {weights.shape}"
             )
         x, weights = in_common_dtype(x, weights)
-        if is_concrete(weights):
+    # Known values may be checked inside somebody's trace, where operations would be traced too.
+    with jax.ensure_compile_time_eval():
+        if weights is not None and is_concrete(weights):
             _check_weight_values(weights)
-    if is_concrete(x) and (weights is None or is_concrete(weights)):
-        _check_finite(x, weights)
+        if is_concrete(x) and (weights is None or is_concrete(weights)):
+            _check_finite(x, weights)
     return x, weights
 
 

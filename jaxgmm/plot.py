@@ -1,0 +1,343 @@
+"""Pictures of mixtures, with matplotlib: one feature, two, or pairs of several."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.storage import write_atomically
+
+try:
+    from matplotlib import colormaps, rcParams
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Ellipse
+except ImportError as error:
+    raise ImportError("jaxgmm.plot needs matplotlib: pip install 'jaxgmm[plot]'") from error
+
+FORMATS = ("png", "pdf", "svg", "jpg")
+CONTOUR_MASSES = (0.25, 0.5, 0.75, 0.95)
+MAX_POINTS = 10_000
+GRID_POINTS = 200
+MARGIN = 0.08
+
+POINTS: dict[str, Any] = {"s": 11, "alpha": 0.6, "linewidths": 0, "rasterized": True, "zorder": 2}
+HISTOGRAM: dict[str, Any] = {"color": "0.88", "edgecolor": "white", "linewidth": 0.5, "zorder": 1}
+
+
+class Components(NamedTuple):
+    """A mixture's components over some of the features, each in its principal axes.
+
+    Attributes:
+        weights: (K,).
+        means: (K, d).
+        scales: (K, d) standard deviations along the axes, in ascending order.
+        axes: (K, d, d) whose columns are unit vectors.
+    """
+
+    weights: np.ndarray
+    means: np.ndarray
+    scales: np.ndarray
+    axes: np.ndarray
+
+    def log_density(self, x: np.ndarray) -> np.ndarray:
+        """log(w_k N(x | μ_k, Σ_k)) of each component: (M, d) -> (K, M)."""
+        centered = x[None] - self.means[:, None]
+        log_volume = np.log(self.scales * np.sqrt(2 * np.pi)).sum(axis=-1)
+        with np.errstate(divide="ignore", over="ignore"):
+            standard = np.einsum("kmi,kij->kmj", centered, self.axes) / self.scales[:, None]
+            offset = np.log(self.weights) - log_volume
+            return offset[:, None] - 0.5 * (standard**2).sum(axis=-1)
+
+
+def density(
+    mixture: GaussianMixture,
+    x: ArrayLike | None = None,
+    ax: Axes | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    mass: float = 0.9,
+) -> Axes:
+    """Draws a mixture of one or two features, and the data.
+
+    One feature: the density, its components, and a histogram of the data. Two features: lines
+    of equal density that enclose 25, 50, 75 and 95 % of the mixture, an ellipse for each
+    component, and the data as points.
+
+    Args:
+        mixture: K components, D = 1 or 2.
+        x: (N, D) data to show with it; of more than 10 000 rows a random selection.
+        ax: where to draw; by default the current axes.
+        names: D labels.
+        mass: how much of its component each ellipse encloses, between 0 and 1.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: D is neither 1 nor 2, shapes don't agree, or mass is no probability.
+    """
+    if mixture.n_features not in (1, 2):
+        raise ValueError(f"density draws 1 or 2 features, got {mixture.n_features}; see pairs")
+    if not 0 < mass < 1:
+        raise ValueError(f"mass must lie between 0 and 1, got {mass!r}")
+    x = _as_rows(mixture, x)
+    names = _as_names(mixture, names)
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.gca()
+    if mixture.n_features == 1:
+        _draw_curve(ax, components_of(mixture, [0]), x)
+        ax.set_ylabel("density")
+    else:
+        _draw_plane(ax, components_of(mixture, [0, 1]), x, _colors(mixture, x), mass)
+        ax.set_ylabel(names[1])
+    ax.set_xlabel(names[0])
+    return ax
+
+
+def pairs(
+    mixture: GaussianMixture,
+    x: ArrayLike | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    max_features: int = 4,
+    mass: float = 0.9,
+    figure: Figure | None = None,
+) -> Figure:
+    """Draws the marginal mixture of each feature and of each pair of features.
+
+    Args:
+        mixture: K components, D ≥ 2.
+        x: (N, D) data to show with it.
+        names: D labels.
+        max_features: only the first so many features are drawn.
+        mass: how much of its component each ellipse encloses, between 0 and 1.
+        figure: where to draw; by default a new figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: shapes don't agree, fewer than two features, or mass is no probability.
+    """
+    n_drawn = min(mixture.n_features, max_features)
+    if n_drawn < 2:
+        raise ValueError(f"pairs draws at least 2 features, got {n_drawn}; see density")
+    if not 0 < mass < 1:
+        raise ValueError(f"mass must lie between 0 and 1, got {mass!r}")
+    x = _as_rows(mixture, x)
+    names = _as_names(mixture, names)
+    colors = _colors(mixture, x)
+    if figure is None:
+        from matplotlib import pyplot
+
+        figure = pyplot.figure(figsize=(2.2 * n_drawn, 2.2 * n_drawn), layout="constrained")
+    panels: Any = figure.subplots(n_drawn, n_drawn, sharex="col", squeeze=False)
+    for row, column in np.ndindex(n_drawn, n_drawn):
+        ax = panels[row, column]
+        if column > row:
+            ax.remove()
+            continue
+        features = [column] if row == column else [column, row]
+        points = None if x is None else x[:, features]
+        components = components_of(mixture, features)
+        if row == column:
+            _draw_curve(ax, components, points)
+        else:
+            _draw_plane(ax, components, points, colors, mass)
+        _label_outer(ax, names, row, column, n_drawn)
+    return figure
+
+
+def picture(
+    path: str | os.PathLike[str],
+    mixture: GaussianMixture,
+    x: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Writes the picture that fits the number of features, in the format of the name's ending.
+
+    The file appears whole or not at all, and no window or global state is touched.
+
+    Args:
+        path: where to; an existing file is replaced.
+        mixture: K components.
+        x: (N, D) data to show with it.
+        names: D labels.
+
+    Raises:
+        ValueError: shapes don't agree, or matplotlib doesn't know the format.
+        OSError: the place can't be written.
+    """
+    path = Path(path)
+    kind = picture_format(path)
+    if mixture.n_features <= 2:
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        density(mixture, x, figure.subplots(), names=names)
+    else:
+        side = 2.2 * min(mixture.n_features, 4)
+        figure = Figure(figsize=(side, side), layout="constrained")
+        pairs(mixture, x, names=names, figure=figure)
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=150)
+    write_atomically(path, content.getvalue())
+
+
+def picture_format(path: str | os.PathLike[str]) -> str:
+    """The format that a file name's ending says; ValueError lists those there are."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise ValueError(f"a picture's name must end in .{', .'.join(FORMATS)}; got {path}")
+    return kind
+
+
+def components_of(mixture: GaussianMixture, features: Sequence[int]) -> Components:
+    """The components of the marginal mixture over some features.
+
+    Args:
+        mixture: K components.
+        features: numbers of the d features to keep.
+    """
+    features = list(features)
+    covariances = np.asarray(mixture.covariances, np.float64)[:, features][:, :, features]
+    variances, axes = np.linalg.eigh(covariances)
+    # Rounding can leave the smallest variance of a nearly flat component at or below zero.
+    smallest = np.finfo(np.float64).eps * variances[:, -1:] + np.finfo(np.float64).tiny
+    return Components(
+        np.asarray(mixture.weights, np.float64),
+        np.asarray(mixture.means, np.float64)[:, features],
+        np.sqrt(np.maximum(variances, smallest)),
+        axes,
+    )
+
+
+def ellipses(components: Components, mass: float) -> list[Ellipse]:
+    """The ellipse of each component that encloses `mass` of it, for d = 2.
+
+    The squared Mahalanobis distance of two Gaussian features is exponential with mean 2, so that
+    its quantile is -2 log(1 - mass).
+    """
+    radius = np.sqrt(-2 * np.log1p(-mass))
+    return [
+        Ellipse(
+            tuple(mean),
+            width=2 * radius * scales[1],
+            height=2 * radius * scales[0],
+            angle=np.degrees(np.arctan2(axes[1, 1], axes[0, 1])),
+            fill=False,
+        )
+        for mean, scales, axes in zip(*components[1:], strict=True)
+    ]
+
+
+def density_levels(log_values: np.ndarray, masses: Sequence[float]) -> np.ndarray:
+    """The levels above which the densest cells of a grid hold the given masses, ascending.
+
+    Args:
+        log_values: log density at the cells of a regular grid, any shape.
+        masses: parts of the grid's whole mass.
+    """
+    descending = np.sort(log_values, axis=None)[::-1]
+    enclosed = np.cumsum(np.exp(descending - descending[0]))
+    last = np.searchsorted(enclosed, np.asarray(masses) * enclosed[-1])
+    return np.unique(descending[np.minimum(last, descending.size - 1)])
+
+
+def _draw_curve(ax: Axes, components: Components, x: np.ndarray | None) -> None:
+    low, high = _limits(components, x)
+    grid = np.linspace(low[0], high[0], 4 * GRID_POINTS)
+    each = np.exp(components.log_density(grid[:, None]))
+    if x is not None:
+        n_bins = min(max(int(np.sqrt(len(x))), 10), 60)
+        ax.hist(x[:, 0], bins=n_bins, range=(low[0], high[0]), density=True, **HISTOGRAM)
+    for k, curve in enumerate(each):
+        ax.plot(grid, curve, color=_color(k), linewidth=1.6, zorder=3)
+    ax.plot(grid, each.sum(axis=0), color="0.15", linewidth=1.2, linestyle="--", zorder=4)
+    ax.set_xlim(low[0], high[0])
+    ax.set_ylim(bottom=0)
+
+
+def _draw_plane(
+    ax: Axes, components: Components, x: np.ndarray | None, colors: list[str], mass: float
+) -> None:
+    low, high = _limits(components, x)
+    first, second = (np.linspace(low[i], high[i], GRID_POINTS) for i in (0, 1))
+    points = np.stack(np.meshgrid(first, second), axis=-1).reshape(-1, 2)
+    log_values = np.logaddexp.reduce(components.log_density(points), axis=0)
+    log_values = log_values.reshape(GRID_POINTS, GRID_POINTS)
+    levels = density_levels(log_values, CONTOUR_MASSES)
+    if np.isfinite(levels).all() and levels[0] < levels[-1]:
+        shades = colormaps["Greys"](np.linspace(0.06, 0.32, len(levels)))
+        log_values = np.maximum(log_values, levels[0] - 1)
+        ax.contourf(first, second, log_values, [*levels, np.inf], colors=shades, zorder=0)
+    if x is not None:
+        ax.scatter(x[:, 0], x[:, 1], c=colors, **POINTS)
+    for k, ellipse in enumerate(ellipses(components, mass)):
+        ellipse.set(edgecolor=_color(k), linewidth=1.6, zorder=3)
+        ax.add_patch(ellipse)
+        ax.plot(*components.means[k], "+", color=_color(k), markersize=9, zorder=3)
+    ax.set_xlim(low[0], high[0])
+    ax.set_ylim(low[1], high[1])
+
+
+def _colors(mixture: GaussianMixture, x: np.ndarray | None) -> list[str]:
+    """Each row's color: that of its most probable component."""
+    if x is None:
+        return []
+    components = components_of(mixture, range(mixture.n_features))
+    return [_color(k) for k in components.log_density(x).argmax(axis=0)]
+
+
+def _limits(components: Components, x: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of a box around the data, or around the components where there are none: (d,)."""
+    if x is None:
+        deviations = np.sqrt(((components.axes * components.scales[:, None]) ** 2).sum(axis=-1))
+        x = np.concatenate([components.means - 3 * deviations, components.means + 3 * deviations])
+    low, high = x.min(axis=0), x.max(axis=0)
+    span = np.where(high > low, high - low, np.maximum(np.abs(low), 1))
+    return low - MARGIN * span, high + MARGIN * span
+
+
+def _label_outer(ax: Axes, names: Sequence[str], row: int, column: int, n_drawn: int) -> None:
+    if row == n_drawn - 1:
+        ax.set_xlabel(names[column])
+    else:
+        ax.tick_params(labelbottom=False)
+    if row == column:
+        ax.set_yticks([])
+    elif column == 0:
+        ax.set_ylabel(names[row])
+    else:
+        ax.tick_params(labelleft=False)
+
+
+def _color(k: int) -> str:
+    cycle = rcParams["axes.prop_cycle"].by_key().get("color", ["C0"])
+    return cycle[k % len(cycle)]
+
+
+def _as_rows(mixture: GaussianMixture, x: ArrayLike | None) -> np.ndarray | None:
+    if x is None:
+        return None
+    rows = np.asarray(x, np.float64)
+    if rows.ndim != 2 or rows.shape[1] != mixture.n_features or len(rows) == 0:
+        raise ValueError(f"x must be (N, {mixture.n_features}), got shape {rows.shape}")
+    if len(rows) > MAX_POINTS:
+        rows = np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False)
+    return rows
+
+
+def _as_names(mixture: GaussianMixture, names: Sequence[str] | None) -> Sequence[str]:
+    if names is None:
+        return [f"feature {i}" for i in range(mixture.n_features)]
+    if len(names) != mixture.n_features:
+        raise ValueError(f"names must be {mixture.n_features} labels, got {len(names)}")
+    # Between two dollar signs matplotlib would read a formula.
+    return [name.replace("$", r"\$") for name in names]

@@ -1,0 +1,124 @@
+"""What a sweep of fits found, in words and tables for the terminal."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxgmm.covariance import Full
+from jaxgmm.results import FitResult, Status
+from jaxgmm.selection import Selection
+from jaxgmm.structures import STRUCTURES
+
+LARGEST_MATRIX = 8
+MARKS = {
+    Status.CONVERGED: (" ", ""),
+    Status.MAX_ITER: ("~", "stopped before it converged"),
+    Status.NON_FINITE: ("!", "met NaN or infinity, and ranks behind the healthy ones"),
+    Status.DEGENERATE: ("*", "has degenerate components, and ranks behind the healthy ones"),
+}
+
+
+def report(selection: Selection, names: Sequence[str], n_rows: int) -> str:
+    """What a sweep found, in words and tables.
+
+    Args:
+        selection: its outcome.
+        names: D labels of the columns.
+        n_rows: N.
+    """
+    best, table = selection.ranked()[0], selection.table
+    criterion = selection.criterion.upper()
+    lines = ["", f"{criterion}, lower is better", *_criterion_table(table, selection.criterion)]
+    lines += ["", f"Best by {criterion}"]
+    for place, row in enumerate(selection.ranked()[:3], 1):
+        lines.append(f"  {place}. {_model_name(row)}: {row[selection.criterion]:.2f}")
+    largest = int(table["n_components"].max())
+    if selection.at_edge and best["n_components"] < n_rows:
+        twice = 2 * largest if best["n_components"] == largest else largest
+        wider = f"--components 1:{min(twice, n_rows)}"
+        lines.append(f"The best is at the edge of the sweep: {wider} may find a better one.")
+    lines += ["", _model_name(best)]
+    lines += _grid(
+        [
+            ["  log-likelihood", f"{best['log_likelihood']:.3f}"],
+            ["  free parameters", str(best["n_parameters"])],
+            *([f"  {name.upper()}", f"{best[name]:.3f}"] for name in ("bic", "aic", "icl")),
+        ]
+    )
+    return "\n".join([*lines, f"  {_outcome(selection.best)}", "", *_parameters(selection, names)])
+
+
+def _criterion_table(table: np.ndarray, criterion: str) -> list[str]:
+    """A line for each number of components, a column for each covariance type, and footnotes."""
+    types = list(dict.fromkeys(table["covariance_type"].tolist()))
+    cells = [["K", *(f"{name} " for name in types)]]
+    for count in dict.fromkeys(table["n_components"].tolist()):
+        rows = table[table["n_components"] == count]
+        marked = [f"{row[criterion]:.2f}{MARKS[row['status']][0]}" for row in rows]
+        cells.append([str(count), *marked])
+    met = [MARKS[status] for status in Status if status and status in table["status"]]
+    return _grid(cells) + [f"{mark} {meaning}" for mark, meaning in met]
+
+
+def _parameters(selection: Selection, names: Sequence[str]) -> list[str]:
+    """Weights, means and covariances, features from top to bottom, components left to right."""
+    mixture = selection.best.mixture
+    covariances = np.asarray(mixture.covariances)
+    means = np.asarray(mixture.means)
+    cells = [
+        ["", *(f"component {k + 1}" for k in range(mixture.n_components))],
+        ["weight", *_figures(np.asarray(mixture.weights))],
+        ["mean"],
+        *(["  " + name, *_figures(means[:, i])] for i, name in enumerate(names)),
+    ]
+    matrices = isinstance(mixture.covariance, Full) and 1 < len(names) <= LARGEST_MATRIX
+    if not matrices:
+        cells.append(["variance"])
+        for i, name in enumerate(names):
+            cells.append(["  " + name, *_figures(covariances[:, i, i])])
+        return _grid(cells)
+    shared = STRUCTURES[str(selection.ranked()["covariance_type"][0])].shared
+    for k, matrix in enumerate(covariances[:1] if shared else covariances):
+        whose = "every component" if shared else f"component {k + 1}"
+        cells += [[], [f"covariance of {whose}"]]
+        cells += [["  " + name, *_figures(row)] for name, row in zip(names, matrix, strict=True)]
+    return _grid(cells)
+
+
+def _outcome(result: FitResult) -> str:
+    """How the fit ended, with components counted from 1 as in the report."""
+    after = f"after {counted(int(result.n_iter), 'iteration')}"
+    gain = f"an estimated {float(result.remaining_gain):.1g} per sample still to gain"
+    which = ", ".join(str(k + 1) for k in np.flatnonzero(np.asarray(result.degenerate)))
+    return {
+        Status.CONVERGED: f"converged {after}, with {gain}",
+        Status.MAX_ITER: f"stopped {after}, with {gain}",
+        Status.NON_FINITE: f"met NaN or infinity {after}; these are the last finite parameters",
+        Status.DEGENERATE: f"degenerate components: {which} (empty, without spread in some "
+        "direction, or twins); try fewer components, a simpler covariance type or more restarts",
+    }[Status(int(result.status))]
+
+
+def _model_name(row: np.void) -> str:
+    return f"{row['covariance_type']}, {counted(int(row['n_components']), 'component')}"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number and the noun that it counts."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _figures(values: np.ndarray) -> list[str]:
+    return [f"{value:.6g}" for value in values.tolist()]
+
+
+def _grid(cells: list[list[str]]) -> list[str]:
+    """Lines with the first column flush left and the others flush right."""
+    first = max(len(row[0]) for row in cells if len(row) > 1)
+    rest = max((len(cell) for row in cells for cell in row[1:]), default=0)
+    return [
+        "".join([row[0].ljust(first), *("  " + cell.rjust(rest) for cell in row[1:])]).rstrip()
+        if row
+        else ""
+        for row in cells
+    ]

@@ -1,0 +1,125 @@
+"""Derivatives: finite wherever the value is, and those of the fit are right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import DTYPE, EPS
+
+import jaxgmm as jg
+from jaxgmm.implicit import conjugate_residuals
+
+RNG = np.random.default_rng(7)
+BLOBS = np.concatenate([RNG.normal(size=(25, 2)), RNG.normal(size=(25, 2)) * [1.0, 0.5] + 3.0])
+WEIGHTS = RNG.uniform(0.5, 1.5, size=50)
+DIRECTION = RNG.normal(size=(50, 2))
+
+
+def functional(x, weights, reg_covar, **options):
+    """A smooth number that doesn't depend on the order of the components."""
+    given = ([0.5, 0.5], [[0.0, 0.0], [3.0, 3.0]], [1.0, 1.0])
+    start = jg.GaussianMixture.create(*(jnp.asarray(a, x.dtype) for a in given), "spherical")
+    options = {"weights": weights, "reg_covar": reg_covar, **options}
+    result = jg.em(start, x, covariance_type="full", **options)
+    mixture = result.mixture
+    moments = jnp.sum(jnp.sin(mixture.means)) + jnp.sum(jnp.cos(mixture.covariances))
+    return moments + jnp.sum(mixture.weights**2) + result.log_likelihood / 50
+
+
+def arguments():
+    return jnp.asarray(BLOBS, DTYPE), jnp.asarray(WEIGHTS, DTYPE), jnp.asarray(1e-3, DTYPE)
+
+
+def test_implicit_derivative_equals_derivative_of_all_steps():
+    settings = {"tol": 1e3 * EPS**2, "history": False}
+    implicit = jax.grad(lambda *a: functional(*a, **settings), argnums=(0, 1, 2))
+    unrolled = jax.grad(
+        lambda *a: functional(*a, adjoint="unroll", max_iter=150, **settings),
+        argnums=(0, 1, 2),
+    )
+    for ours, theirs in zip(implicit(*arguments()), unrolled(*arguments()), strict=True):
+        scale = float(jnp.max(jnp.abs(theirs)))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=max(1e-5, 3e4 * EPS) * scale)
+
+
+def test_forward_and_reverse_derivatives_of_a_fit_agree():
+    x, weights, reg_covar = arguments()
+    direction = jnp.asarray(DIRECTION, DTYPE)
+
+    def of_data(x):
+        return functional(x, weights, reg_covar, history=False)
+
+    forward = jax.jvp(of_data, (x,), (direction,))[1]
+    reverse = jnp.vdot(jax.jit(jax.grad(of_data))(x), direction)
+    np.testing.assert_allclose(forward, reverse, rtol=3e4 * EPS)
+
+
+def test_derivative_of_a_fit_is_the_limit_of_differences():
+    with jax.enable_x64(True):
+        x, weights = jnp.asarray(BLOBS), jnp.asarray(WEIGHTS)
+        step = 1e-4 * jnp.asarray(DIRECTION)
+
+        def of_data(x):
+            return functional(x, weights, 1e-3, tol=1e-14, max_iter=5000, history=False)
+
+        difference = (of_data(x + step) - of_data(x - step)) / 2e-4
+        derivative = jnp.vdot(jax.grad(of_data)(x), jnp.asarray(DIRECTION))
+        np.testing.assert_allclose(derivative, difference, rtol=1e-5)
+
+
+def test_derivative_of_a_batch_is_that_of_each_fit():
+    x, weights, reg_covar = arguments()
+    of_data = jax.grad(lambda x: functional(x, weights, reg_covar, history=False))
+    batch = jnp.stack([x, x[:, ::-1]])
+    for one, together in zip(batch, jax.vmap(of_data)(batch), strict=True):
+        np.testing.assert_allclose(of_data(one), together, atol=1e5 * EPS)
+
+
+def test_derivative_of_a_degenerate_fit_is_finite():
+    x = jnp.ones((20, 2), DTYPE).at[:5].set(0)
+
+    def of_data(x):
+        result = jg.fit(jax.random.key(0), x, 3, max_iter=30, history=False)
+        return jnp.sum(result.mixture.means) + result.log_likelihood
+
+    assert np.isfinite(jax.grad(of_data)(x)).all()
+
+
+@pytest.mark.parametrize("point", [0.0, 1.0, 1e3, 1e6, 1e15])
+def test_derivatives_of_a_density_are_finite(point):
+    mixture = jg.GaussianMixture.create(
+        jnp.asarray([0.0, 0.5, 0.5], DTYPE),
+        jnp.asarray([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]], DTYPE),
+        jnp.asarray([1.0, 0.01, 0.01], DTYPE),
+        "spherical",
+    )
+    x = jnp.full(2, point, DTYPE)
+    for of_point in (
+        lambda mixture, x: mixture.log_prob(x),
+        lambda mixture, x: mixture.responsibilities(x)[1],
+    ):
+        for leaf in jax.tree.leaves(jax.grad(of_point, argnums=(0, 1))(mixture, x)):
+            assert np.isfinite(leaf).all()
+
+
+def test_derivative_of_log_density_equals_its_formula():
+    covariance = np.array([[2.0, 0.6], [0.6, 1.0]])
+    mixture = jg.GaussianMixture.create(
+        *(jnp.asarray(value, DTYPE) for value in ([1.0], [[1.0, -1.0]], [covariance]))
+    )
+    x = np.array([0.3, 0.4])
+    expected = -np.linalg.solve(covariance, x - [1.0, -1.0])
+    actual = jax.grad(mixture.log_prob)(jnp.asarray(x, DTYPE))
+    np.testing.assert_allclose(actual, expected, rtol=100 * EPS)
+
+
+def test_conjugate_residuals_solve_a_nonsymmetric_system():
+    matrix = jnp.eye(6) + jnp.asarray(RNG.normal(size=(6, 6)) / 8, DTYPE)
+    solution = jnp.arange(1.0, 7.0, dtype=DTYPE)
+    found = conjugate_residuals(lambda v: matrix @ v, matrix @ solution)
+    np.testing.assert_allclose(found, solution, rtol=1e4 * EPS)
+
+
+def test_conjugate_residuals_of_a_singular_system_are_finite():
+    matrix = jnp.diag(jnp.asarray([1.0, 0.5, 0.0], DTYPE))
+    assert np.isfinite(conjugate_residuals(lambda v: matrix @ v, jnp.ones(3, DTYPE))).all()

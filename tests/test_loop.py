@@ -1,0 +1,280 @@
+"""The loop climbs, stops when nothing is left to gain, and reports what it returns."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from helpers import (
+    TIGHT,
+    D,
+    K,
+    N,
+    array,
+    assert_close,
+    assert_same_mixture,
+    blobs,
+    by_dtype,
+    cloud,
+    distance,
+    double,
+    em,
+    start_at_random,
+    start_from_labels,
+)
+
+import jaxgmm as jg
+import jaxgmm.loop
+
+RELATIVE = by_dtype(2e-5, 1e-11)
+DATA = {"separated": blobs(), "overlapping": cloud()}
+
+
+def size_of(mixture, x):
+    """Σ |log p|, what rounding of a log-likelihood is measured by."""
+    return np.abs(oracle.log_prob(oracle.dense(mixture), x)).sum()
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_the_objective_never_falls(covariance_type, data):
+    x = DATA[data]
+    for seed, reg_covar in itertools.product(range(3), (0.0, 1e-6, 1e-3, 1e-2)):
+        result = em(start_at_random(x, covariance_type, seed), x, reg_covar=reg_covar)
+        steps = np.diff(double(result.history))
+        assert steps.min() >= -by_dtype(1e-5, 1e-10) * size_of(result.mixture, x)
+
+
+@pytest.mark.parametrize("reg_covar", [0.0, 1e-2])
+def test_the_objective_is_the_oracles(covariance_type, reg_covar):
+    """The log-likelihood under logits that carry -½ λ tr(V Σ_k⁻¹)."""
+    x = blobs()
+    result = em(start_from_labels(x, covariance_type), x, reg_covar=reg_covar)
+    reference = oracle.dense(result.mixture)
+    r = reg_covar * oracle.variance_of(x, covariance_type)
+    assert_close(result.objective, oracle.log_likelihood(reference, x, None, r), rtol=RELATIVE)
+    assert_close(result.log_likelihood, oracle.log_likelihood(reference, x), rtol=RELATIVE)
+
+
+@pytest.mark.parametrize("reg_covar", [1e-6, 1e-2])
+def test_the_fit_is_the_oracles(covariance_type, reg_covar):
+    """Every step, so also the history, and the mixture that they lead to."""
+    x = blobs()
+    start = start_from_labels(x, covariance_type)
+    result = em(start, x, reg_covar=reg_covar, tol=TIGHT)
+    n_steps = int(result.n_iter)
+    r = reg_covar * oracle.variance_of(x, covariance_type)
+    mixture, objectives = oracle.em(oracle.dense(start), x, covariance_type, n_steps, None, r)
+    assert_same_mixture(result.mixture, mixture, by_dtype(1e-3, 1e-8))
+    assert_close(result.history[:n_steps], objectives, rtol=by_dtype(1e-5, 1e-10))
+
+
+def test_the_reported_log_likelihood_is_that_of_the_returned_mixture(covariance_type):
+    x = cloud()
+    result = em(start_at_random(x, covariance_type), x)
+    assert_close(result.log_likelihood, jg.log_likelihood(result.mixture, array(x)), rtol=RELATIVE)
+
+
+def test_history_is_padded_with_the_objective(covariance_type):
+    x = blobs()
+    result = em(start_from_labels(x, covariance_type), x)
+    n_steps = int(result.n_iter)
+    assert result.history.shape == (1000,) and 2 < n_steps < 1000
+    assert np.all(result.history[n_steps - 1 :] == result.objective)
+    assert result.history[0] < result.objective
+
+
+def test_a_converged_fit_says_so(covariance_type):
+    x = blobs()
+    result = em(start_from_labels(x, covariance_type), x)
+    assert result.status == jg.Status.CONVERGED and bool(result.converged)
+    assert not np.any(result.degenerate) and result.remaining_gain < 1e-7
+    assert result.check() is result
+
+
+def test_zero_tolerance_runs_all_steps(covariance_type):
+    x = blobs()
+    result = em(start_from_labels(x, covariance_type), x, tol=0.0)
+    assert result.n_iter == 1000 and result.status == jg.Status.MAX_ITER
+    with pytest.raises(jg.FitError, match=r"MAX_ITER.*1000 iterations.*raise max_iter"):
+        result.check()
+
+
+def test_a_smaller_tolerance_takes_no_fewer_steps_and_gets_no_less(covariance_type):
+    x = cloud()
+    start = start_at_random(x, covariance_type)
+    results = [em(start, x, tol=tol) for tol in (1e-3, 1e-5, 1e-7)]
+    assert np.all(np.diff([int(result.n_iter) for result in results]) >= 0)
+    gained = np.diff([float(result.objective) for result in results])
+    assert gained.min() >= -by_dtype(1e-5, 1e-10) * N * 10
+
+
+def test_without_steps_the_start_is_returned():
+    x = blobs()
+    start = start_from_labels(x, "full")
+    result = em(start, x, max_iter=0)
+    assert result.n_iter == 0 and result.status == jg.Status.MAX_ITER
+    assert result.history.shape == (0,)
+    assert_same_mixture(result.mixture, start, by_dtype(1e-4, 1e-12))
+    assert_close(result.log_likelihood, jg.log_likelihood(start, array(x)), rtol=RELATIVE)
+
+
+def test_few_steps_are_the_oracles_and_are_not_called_converged():
+    x = cloud()
+    start = start_at_random(x, "full")
+    result = em(start, x, max_iter=3, history=False)
+    mixture, _ = oracle.em(oracle.dense(start), x, "full", 3)
+    assert result.n_iter == 3 and result.status == jg.Status.MAX_ITER
+    assert result.history is None
+    assert_same_mixture(result.mixture, mixture, by_dtype(1e-3, 1e-9))
+    expected = oracle.log_likelihood(oracle.dense(result.mixture), x)
+    assert_close(result.log_likelihood, expected, rtol=RELATIVE)
+
+
+def test_a_converged_model_is_confirmed_in_a_few_steps(covariance_type):
+    x = blobs()
+    first = em(start_from_labels(x, covariance_type), x)
+    again = em(first.mixture, x)
+    assert again.converged and again.n_iter <= 12
+    assert distance(again.mixture, first.mixture) < by_dtype(2e-3, 2e-3)
+    assert again.objective >= first.objective - by_dtype(1e-5, 1e-10) * N * 10
+
+
+def test_interrupted_and_resumed_equals_uninterrupted():
+    x = cloud()
+    start = start_at_random(x, "full")
+    some = em(start, x, max_iter=3, history=False)
+    resumed = em(some.mixture, x, tol=TIGHT)
+    whole = em(start, x, tol=TIGHT)
+    assert_close(resumed.objective, whole.objective, rtol=RELATIVE)
+    steps = int(some.n_iter) + 2
+    assert_close(resumed.history[1], whole.history[steps - 1], rtol=RELATIVE)
+
+
+def test_another_type_starts_from_the_nearest_covariance():
+    """A full start of a diagonal fit is the diagonal of its covariances."""
+    x = blobs()
+    full, diag = start_from_labels(x, "full"), start_from_labels(x, "diag")
+    result = em(full, x, covariance_type="diag")
+    assert result.mixture.covariance_type == "diag"
+    assert_same_mixture(result.mixture, em(diag, x).mixture)
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """How often the step of the loop is traced."""
+    traced = []
+    step = jaxgmm.loop.step
+
+    def counted(*arguments):
+        traced.append(1)
+        return step(*arguments)
+
+    monkeypatch.setattr(jaxgmm.loop, "step", counted)
+    return traced
+
+
+def test_new_numbers_compile_nothing(traces):
+    """Neither data, weights, start, tolerance nor regularization are part of the program."""
+    x = np.concatenate([blobs(), blobs(seed=1)])[:91]
+    start = start_from_labels(blobs(), "tied_spherical")
+    other = start_from_labels(blobs(seed=1), "tied_spherical")
+    em(start, x)
+    assert traces
+    before = len(traces)
+    for tol, reg_covar, scale in ((1e-3, 1e-3, 2.0), (0.0, 0.0, 1.0), (1, 0, 1.0)):
+        em(other, scale * x, np.full(91, scale), tol=tol, reg_covar=reg_covar)
+    em(start, x)
+    assert len(traces) == before
+
+
+def test_a_sweep_over_tolerances_is_one_program():
+    x = blobs()
+    start = start_from_labels(x, "tied_spherical")
+
+    @jax.jit
+    @jax.vmap
+    def sweep(tol, reg_covar):
+        return jg.em(start, array(x), tol=tol, reg_covar=reg_covar)
+
+    results = sweep(array([1e-2, 1e-7]), array([1e-3, 1e-6]))
+    for b, (tol, reg_covar) in enumerate([(1e-2, 1e-3), (1e-7, 1e-6)]):
+        alone = em(start, x, tol=tol, reg_covar=reg_covar)
+        assert abs(int(results[b].n_iter) - int(alone.n_iter)) <= 1
+        assert_same_mixture(results[b].mixture, alone.mixture)
+
+
+def test_a_step_that_is_not_finite_is_not_taken(monkeypatch):
+    """The last finite mixture is returned, and the status says why the loop ended."""
+    x = cloud()
+    start = start_at_random(x, "tied_spherical")
+    bound = float(em(start, x, tol=0.0).history[1])
+    step = jaxgmm.loop.step
+
+    def poisoned(problem, mixture, covariance_type):
+        new, objective = step(problem, mixture, covariance_type)
+        return new, jnp.where(objective > bound, jnp.nan, objective)
+
+    monkeypatch.setattr(jaxgmm.loop, "step", poisoned)
+    result = em(start, x, max_iter=37)
+    assert result.status == jg.Status.NON_FINITE and not result.converged
+    mixture, _ = oracle.em(oracle.dense(start), x, "tied_spherical", int(result.n_iter) - 1)
+    assert 3 <= result.n_iter < 37
+    assert_same_mixture(result.mixture, mixture, by_dtype(1e-3, 1e-8))
+    with pytest.raises(jg.FitError, match="NON_FINITE"):
+        result.check()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tol": np.nan}, ValueError, "tol"),
+        ({"tol": -1.0}, ValueError, "tol"),
+        ({"tol": np.inf}, ValueError, "tol"),
+        ({"tol": "small"}, ValueError, "tol"),
+        ({"reg_covar": np.nan}, ValueError, "reg_covar"),
+        ({"reg_covar": -1.0}, ValueError, "reg_covar"),
+        ({"max_iter": -1}, ValueError, "max_iter"),
+        ({"max_iter": 2.5}, ValueError, "max_iter"),
+        ({"max_iter": True}, ValueError, "max_iter"),
+        ({"adjoint": "magic"}, ValueError, "implicit, unroll"),
+        ({"covariance_type": "Full"}, ValueError, "tied_spherical"),
+        ({"weights": -np.ones(N)}, ValueError, "weights"),
+    ],
+)
+def test_em_refuses(options, error, message):
+    x = blobs()
+    with pytest.raises(error, match=message):
+        em(start_from_labels(x, "full"), x, **options)
+
+
+def test_em_refuses_a_batch():
+    x = blobs()
+    start = start_from_labels(x, "full")
+    with pytest.raises(ValueError, match="vmap"):
+        em(start, np.stack([x, x]), np.ones(N))
+    with pytest.raises(ValueError, match="vmap"):
+        em(jax.tree.map(lambda leaf: leaf[None], start), x)
+
+
+def test_results_survive_flattening():
+    x = blobs()
+    result = em(start_from_labels(x, "full"), x)
+    leaves, structure = jax.tree.flatten(result)
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+    again = jax.tree.unflatten(structure, leaves)
+    assert_same_mixture(again.mixture, result.mixture, 1e-6)
+    assert result.mixture.means.shape == (K, D)
+    with pytest.raises(TypeError, match="not a batch"):
+        result[0]
+
+
+def test_a_batch_of_results_names_the_first_that_failed():
+    x = blobs()
+    result = em(start_from_labels(x, "full"), x)
+    failed = em(start_from_labels(x, "full"), x, tol=0.0)
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), result, failed)
+    assert batch[0].check().converged
+    with pytest.raises(jg.FitError, match="1 fits failed: fit 1"):
+        batch.check()

@@ -1,0 +1,373 @@
+"""Densities, responsibilities, draws and moments of a mixture."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from helpers import (
+    DOUBLE,
+    DTYPE,
+    D,
+    K,
+    array,
+    assert_close,
+    blobs,
+    by_dtype,
+    double,
+    start_from_labels,
+)
+
+import jaxgmm as jg
+
+RELATIVE = by_dtype(2e-5, 1e-11)
+
+FAR = {
+    "diagonal": ([1e10, 1e10], True),
+    "squares overflow float32": ([1e25, 0.0], True),
+    "squares overflow float64": ([1e160, 0.0], DOUBLE),
+    "anything overflows": ([1e200, 0.0], DOUBLE),
+    "opposite": ([-1e25, 1e25], True),
+}
+FAR = {name: point for name, (point, representable) in FAR.items() if representable}
+
+
+@pytest.fixture
+def x():
+    return blobs()
+
+
+@pytest.fixture
+def mixture(x, covariance_type):
+    return start_from_labels(x, covariance_type)
+
+
+@pytest.fixture
+def full(x):
+    return start_from_labels(x, "full")
+
+
+def test_densities_are_the_oracles(x, mixture):
+    reference = oracle.dense(mixture)
+    assert_close(
+        mixture.component_log_prob(array(x)),
+        oracle.component_log_prob(reference, x),
+        rtol=RELATIVE,
+        atol=RELATIVE,
+    )
+    assert_close(mixture.log_prob(array(x)), oracle.log_prob(reference, x), rtol=RELATIVE)
+    assert mixture.log_prob(array(x)).dtype == DTYPE
+
+
+def test_responsibilities_are_the_oracles(x, mixture):
+    expected = oracle.responsibilities(oracle.dense(mixture), x)
+    tolerance = by_dtype(2e-4, 1e-11)
+    assert_close(mixture.responsibilities(array(x)), expected, rtol=0, atol=tolerance)
+    logs = double(mixture.log_responsibilities(array(x)))
+    assert_close(np.exp(logs), expected, rtol=0, atol=tolerance)
+    assert np.array_equal(mixture.predict(array(x)), expected.argmax(axis=1))
+
+
+def test_responsibilities_sum_to_one(x, mixture):
+    assert_close(jnp.sum(mixture.responsibilities(array(x)), axis=1), np.ones(len(x)))
+
+
+def test_total_log_likelihood_is_the_weighted_sum(x, mixture):
+    weights = double(array(np.random.default_rng(0).uniform(size=len(x))))
+    expected = oracle.log_likelihood(oracle.dense(mixture), x, weights)
+    actual = jg.log_likelihood(mixture, array(x), array(weights))
+    assert actual.shape == ()
+    assert_close(actual, expected, rtol=RELATIVE)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3), (0,)], ids=str)
+def test_methods_keep_leading_axes(full, shape):
+    points = array(np.zeros((*shape, D)))
+    assert full.log_prob(points).shape == shape
+    assert full.predict(points).shape == shape
+    for method in (full.component_log_prob, full.log_responsibilities, full.responsibilities):
+        assert method(points).shape == (*shape, K)
+
+
+def test_precisions_are_inverse_covariances(mixture):
+    product = np.einsum("kij,kjl->kil", double(mixture.precisions), double(mixture.covariances))
+    assert product.shape == (K, D, D)
+    assert_close(
+        product, np.broadcast_to(np.eye(D), product.shape), rtol=0, atol=by_dtype(1e-4, 1e-12)
+    )
+
+
+def test_mean_and_covariance_are_those_of_the_density(mixture):
+    m = oracle.dense(mixture)
+    mean = m.weights @ m.means
+    second = np.einsum("k,kij->ij", m.weights, m.covariances)
+    second = second + np.einsum("k,ki,kj->ij", m.weights, m.means, m.means)
+    assert_close(mixture.mean(), mean)
+    assert_close(mixture.covariance_matrix(), second - np.outer(mean, mean))
+
+
+def test_draws_have_the_moments_of_the_mixture(mixture, key):
+    """Means within 5 standard errors, covariances within a few percent of the total variance."""
+    n = 20_000
+    draws = double(mixture.sample(key, n))
+    variance = double(mixture.covariance_matrix())
+    error = np.abs(draws.mean(axis=0) - double(mixture.mean())) / np.sqrt(np.diag(variance) / n)
+    assert error.max() < 5
+    scale = np.sqrt(np.outer(np.diag(variance), np.diag(variance)))
+    assert np.abs((np.cov(draws.T) - variance) / scale).max() < 10 / np.sqrt(n)
+
+
+def test_draws_of_each_component_have_its_moments(mixture, key):
+    n = 20_000
+    draws, labels = mixture.sample(key, n, return_labels=True)
+    reference = oracle.dense(mixture)
+    for k in range(K):
+        own = double(draws)[np.asarray(labels) == k]
+        assert abs(len(own) / n - reference.weights[k]) < 5 / np.sqrt(n)
+        whiten = np.linalg.inv(np.linalg.cholesky(reference.covariances[k]))
+        noise = (own - reference.means[k]) @ whiten.T
+        assert np.abs(noise.mean(axis=0)).max() < 5 / np.sqrt(len(own))
+        assert np.abs(np.cov(noise.T) - np.eye(D)).max() < 10 / np.sqrt(len(own))
+
+
+def test_the_key_decides_the_draws(full, key):
+    first, again = full.sample(key, 8), full.sample(key, 8)
+    other = full.sample(jax.random.key(1), 8)
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert first.dtype == DTYPE
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_few_draws_have_the_right_shape(full, key, n):
+    draws, labels = full.sample(key, n, return_labels=True)
+    assert draws.shape == (n, D) and labels.shape == (n,)
+    assert jnp.issubdtype(labels.dtype, jnp.integer)
+
+
+def test_a_component_of_weight_zero_is_never_drawn(key):
+    mixture = jg.GaussianMixture.create(
+        array([0, 0.5, 0.5]), array(np.eye(3, 2)), array(np.ones(3)), "spherical"
+    )
+    _, labels = mixture.sample(key, 1000, return_labels=True)
+    assert np.all(np.asarray(labels) > 0)
+
+
+def test_an_equidistant_point_belongs_to_equal_components_alike():
+    """And the label is the lowest of them."""
+    mixture = jg.GaussianMixture.create(
+        array([0.5, 0.5]), array([[-1.0, 0.0], [1.0, 0.0]]), array(1.0), "tied_spherical"
+    )
+    assert_close(mixture.responsibilities(array([0.0, 3.0])), [0.5, 0.5])
+    assert mixture.predict(array([0.0, 3.0])) == 0
+
+
+@pytest.mark.parametrize("point", FAR.values(), ids=FAR)
+def test_far_tails_belong_to_the_component_whose_density_vanishes_last(mixture, point):
+    shares = double(mixture.responsibilities(array(point)))
+    logs = double(mixture.log_responsibilities(array(point)))
+    assert np.isfinite(shares).all() and not np.isnan(logs).any()
+    assert_close(shares.sum(), 1)
+    with np.errstate(over="ignore"):
+        direction = np.asarray(point) / np.abs(point).max()
+        reference = oracle.dense(mixture)
+        square = np.einsum("i,kij,j->k", direction, np.linalg.inv(reference.covariances), direction)
+    if np.ptp(square) > 1e-3 * square.max():
+        assert mixture.predict(array(point)) == square.argmin()
+
+
+def test_with_a_shared_covariance_far_points_belong_to_the_nearest_mean():
+    mixture = jg.GaussianMixture.create(
+        array([0.9, 0.1]), array([[0.0, 0.0], [5.0, 4.0]]), array(EYE), "tied"
+    )
+    distances = [[1e4, 1e4], [-1e4, -1e4], [1e5, 0.0], [0.0, -1e5]]
+    assert mixture.predict(array(distances)).tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("point", FAR.values(), ids=FAR)
+def test_far_densities_are_representable_or_minus_infinity(mixture, point):
+    log_prob = double(mixture.log_prob(array(point)))
+    by_component = double(mixture.component_log_prob(array(point)))
+    assert not np.isnan(log_prob) and not np.isnan(by_component).any()
+    assert log_prob < -1e15 and (by_component < -1e15).all()
+    if np.abs(point).max() < by_dtype(1e15, 1e150):
+        expected = oracle.log_prob(oracle.dense(mixture), np.asarray(point)[None])[0]
+        assert_close(log_prob, expected, rtol=by_dtype(1e-4, 1e-10))
+
+
+def test_gradients_are_never_nan_in_far_tails(mixture):
+    """With respect to the point and to every parameter; finite wherever squares don't overflow."""
+    points = np.array(list(FAR.values()))
+
+    def log_density(mixture, x):
+        return mixture.log_prob(x)
+
+    def responsibility(mixture, x):
+        return mixture.responsibilities(x)[0]
+
+    @jax.jit
+    def gradients(mixture, points):
+        of = [jax.grad(f, argnums=(0, 1)) for f in (log_density, responsibility)]
+        return [jax.vmap(g, in_axes=(None, 0))(mixture, points) for g in of]
+
+    moderate = np.abs(points).max(axis=1) < by_dtype(1e15, 1e100)
+    for leaf in jax.tree.leaves(gradients(mixture, array(points))):
+        assert not np.isnan(double(leaf)).any()
+        assert np.isfinite(double(leaf)[moderate]).all()
+
+
+def test_components_a_long_way_apart_have_certain_responsibilities():
+    mixture = jg.GaussianMixture.create(
+        array([0.5, 0.5]), array([[0.0], [1e4]]), array(1.0), "tied_spherical"
+    )
+    logs = double(mixture.log_responsibilities(array([[0.0], [1e4]])))
+    assert_close(np.diag(logs), [0, 0])
+    assert_close(logs[[0, 1], [1, 0]], [-5e7, -5e7], rtol=1e-5)
+
+
+def test_a_component_of_weight_zero_has_no_say():
+    """Density, responsibilities and their gradients are those of the mixture without it."""
+
+    def of(weights):
+        mixture = jg.GaussianMixture(
+            jnp.log(weights), array(np.eye(3, 2)), jg.Spherical(array([1.0, 1.0, 2.0]))
+        )
+        return mixture.log_prob(array([0.3, 0.4]))
+
+    with_it = of(array([0.0, 0.5, 0.5]))
+    without = jg.GaussianMixture.create(
+        array([0.5, 0.5]), array(np.eye(3, 2)[1:]), array([1.0, 4.0]), "spherical"
+    )
+    assert_close(with_it, without.log_prob(array([0.3, 0.4])))
+    mixture = jg.GaussianMixture(
+        array([-np.inf, np.log(0.5), np.log(0.5)]),
+        array(np.eye(3, 2)),
+        jg.Spherical(array([1.0, 1.0, 2.0])),
+    )
+    gradient = jax.grad(lambda mixture: mixture.log_prob(array([0.3, 0.4])))(mixture)
+    assert all(np.isfinite(double(leaf)).all() for leaf in jax.tree.leaves(gradient))
+    assert gradient.log_weights[0] == 0
+
+
+def test_create_takes_variances_in_every_types_shape(mixture, covariance_type):
+    assert mixture.covariance_type == covariance_type
+    assert (mixture.n_components, mixture.n_features) == (K, D)
+    assert mixture.covariances.shape == (K, D, D)
+    assert_close(jnp.sum(mixture.weights), 1)
+
+
+EYE = np.eye(2)
+GOOD = {"weights": [0.5, 0.5], "means": EYE, "covariances": [EYE, EYE], "covariance_type": "full"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"weights": [0.5, 0.4]}, "sum to 1"),
+        ({"weights": [1.5, -0.5]}, "negative"),
+        ({"weights": [1.0]}, r"weights must be \(2,\)"),
+        ({"weights": [np.nan, 0.5]}, "weights must be finite"),
+        ({"means": [0.0, 1.0]}, r"means must be \(K, D\)"),
+        ({"means": np.zeros((0, 2))}, r"means must be \(K, D\)"),
+        ({"means": [[np.inf, 0], [0, 0]]}, "means must be finite"),
+        ({"covariances": EYE}, "covariances must be"),
+        ({"covariances": [EYE, -EYE]}, "number 1 is not"),
+        ({"covariances": [EYE, [[1, 1], [1, 1]]]}, "positive definite"),
+        ({"covariances": [EYE, [[1, 0.5], [0.2, 1]]]}, "symmetric"),
+        ({"covariances": [EYE, EYE * np.nan]}, "covariances must be finite"),
+        ({"covariances": [1.0, 0.0], "covariance_type": "spherical"}, "positive variances"),
+        ({"covariances": [1.0, -1.0], "covariance_type": "tied_diag"}, "positive variances"),
+        ({"covariances": [1.0, 1.0], "covariance_type": "tied_spherical"}, r"must be \(\)"),
+        ({"covariance_type": "Full"}, "tied_spherical"),
+        ({"covariance_type": None}, "tied_spherical"),
+        ({"covariance_type": 3}, "tied_spherical"),
+    ],
+)
+def test_create_refuses(changed, message):
+    arguments = GOOD | changed
+    numbers = {k: array(v) for k, v in arguments.items() if k != "covariance_type"}
+    with pytest.raises(ValueError, match=message):
+        jg.GaussianMixture.create(**numbers, covariance_type=arguments["covariance_type"])
+
+
+@pytest.mark.parametrize("argument", ["weights", "means", "covariances"])
+@pytest.mark.parametrize("value", [["a", "b"], [1j, 2j]], ids=["text", "complex"])
+def test_create_refuses_what_is_not_real(argument, value):
+    numbers = {name: array(GOOD[name]) for name in ("weights", "means", "covariances")}
+    with pytest.raises(TypeError, match=argument):
+        jg.GaussianMixture.create(**numbers | {argument: np.asarray(value)})
+
+
+def test_create_works_under_transformations():
+    def log_prob(variance):
+        means, point = array(EYE), array([0.0, 0.0])
+        mixture = jg.GaussianMixture.create(array([0.5, 0.5]), means, variance, "tied_spherical")
+        return mixture.log_prob(point)
+
+    assert_close(jax.jit(log_prob)(array(2.0)), log_prob(array(2.0)))
+    assert jax.vmap(log_prob)(array([1.0, 2.0])).shape == (2,)
+    assert np.isfinite(double(jax.grad(log_prob)(array(2.0))))
+
+
+def test_a_batch_is_indexed_and_vmapped(mixture, x):
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 1]), mixture)
+    one = batch[1]
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(mixture), strict=True)
+    for ours, theirs in leaves:
+        assert np.array_equal(ours, theirs + 1)
+    both = jax.vmap(lambda mixture: mixture.log_prob(array(x)))(batch)
+    assert_close(both[1], one.log_prob(array(x)))
+    assert np.array_equal(batch[-1].means, one.means)
+
+
+def test_a_batch_is_not_a_mixture(full, x):
+    batch = jax.tree.map(lambda leaf: leaf[None], full)
+    with pytest.raises(ValueError, match="vmap"):
+        batch.log_prob(array(x))
+    with pytest.raises(IndexError, match="batch of 1"):
+        batch[1]
+    with pytest.raises(TypeError, match="not a batch"):
+        full[0]
+
+
+def test_queries_of_another_dimension_are_refused(full):
+    methods = ("log_prob", "component_log_prob", "responsibilities", "predict")
+    for method in methods:
+        with pytest.raises(ValueError, match=r"\(\.\.\., 2\)"):
+            getattr(full, method)(array(np.zeros((3, 5))))
+
+
+def test_the_wider_dtype_wins():
+    """A float32 mixture asked about float64 points, and the other way round, answers in float64."""
+    with jax.enable_x64(True):
+        narrow = jg.GaussianMixture(
+            jnp.log(jnp.asarray([0.5, 0.5], "float32")),
+            jnp.asarray(EYE, "float32"),
+            jg.Spherical(jnp.ones(2, "float32")),
+        )
+        wide = jax.tree.map(lambda leaf: leaf.astype("float64"), narrow)
+        points = {name: jnp.zeros((1, 2), name) for name in ("float32", "float64")}
+        dtypes = {
+            (m, name): mixture.log_prob(point).dtype
+            for m, mixture in (("narrow", narrow), ("wide", wide))
+            for name, point in points.items()
+        }
+    assert dtypes.pop(("narrow", "float32")) == jnp.float32
+    assert set(dtypes.values()) == {jnp.dtype("float64")}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_computed_in_float32(full, dtype):
+    narrow = jax.tree.map(lambda leaf: leaf.astype("float32"), full)
+    assert narrow.log_prob(jnp.zeros((1, D), dtype)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+def test_integers_and_booleans_become_the_default_float(full, dtype):
+    points = np.ones((3, D), dtype)
+    assert full.log_prob(points).dtype == DTYPE
+    assert_close(full.log_prob(points), full.log_prob(array(points)))
+
+
+def test_a_mixture_compares_by_identity(full):
+    assert full == full
+    assert full != jax.tree.map(lambda leaf: leaf, full)

@@ -1,0 +1,231 @@
+"""Free parameters, information criteria, and the sweep that compares them."""
+
+import jax
+import numpy as np
+import oracle
+import pytest
+from helpers import COVARIANCE_TYPES, D, K, N, array, assert_close, blobs, start_from_labels
+
+import jaxgmm as jg
+from jaxgmm.selection import ROW, Selection, ranking
+
+WEIGHTS = np.arange(N) % 3.0
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    """One sweep that several tests look at, and the rows that its callback saw."""
+    seen = []
+    selection = jg.select(
+        jax.random.key(0),
+        array(blobs()),
+        (2, 3, 4),
+        ["full", "spherical"],
+        n_init=3,
+        callback=seen.append,
+    )
+    return selection, seen
+
+
+@pytest.fixture(scope="module")
+def narrow_sweep():
+    """Two components that are found, at the edge of a sweep over one and two."""
+    x = blobs()[:50]
+    return jg.select(jax.random.key(0), array(x), [1, 2], "tied", n_init=2)
+
+
+def row(n_components, criterion, status):
+    """A row of the table in which only what decides is filled in."""
+    return np.array((n_components, "full", 0, 0, 0, criterion, 0, 1, status), ROW)
+
+
+def parameters(covariance_type, k, d):
+    """Free parameters, counted on fingers."""
+    matrix = d * (d + 1) // 2
+    covariances = {
+        "full": k * matrix,
+        "tied": matrix,
+        "diag": k * d,
+        "spherical": k,
+        "tied_diag": d,
+        "tied_spherical": 1,
+    }
+    return k - 1 + k * d + covariances[covariance_type]
+
+
+def test_number_of_parameters(covariance_type):
+    mixture = start_from_labels(blobs(), covariance_type)
+    assert jg.n_parameters(mixture) == parameters(covariance_type, K, D)
+    assert jg.n_parameters(mixture, covariance_type) == parameters(covariance_type, K, D)
+
+
+def test_single_component_counts_once_as_any_type():
+    """Storage can't tell tied from untied with one component, and need not: they are the same."""
+    for name in COVARIANCE_TYPES:
+        assert parameters(name, 1, D) == parameters(name.removeprefix("tied_"), 1, D)
+    mixture = jg.GaussianMixture.create([1.0], [[0.0, 0.0]], array(np.eye(D)), "tied")
+    assert jg.n_parameters(mixture, "tied") == jg.n_parameters(mixture) == 5
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
+def test_criteria_equal_their_formulas(covariance_type, weights):
+    x = blobs()
+    mixture = start_from_labels(x, covariance_type)
+    reference = oracle.dense(mixture)
+    counted = np.ones(N) if weights is None else weights
+    given = (array(x), None if weights is None else array(weights))
+    p = parameters(covariance_type, K, D)
+    log_likelihood = oracle.log_likelihood(reference, x, counted)
+    certainty = np.log(oracle.responsibilities(reference, x).max(axis=1))
+    bic = p * np.log(counted.sum()) - 2 * log_likelihood
+    assert_close(jg.log_likelihood(mixture, *given), log_likelihood)
+    assert_close(jg.aic(mixture, *given), 2 * p - 2 * log_likelihood)
+    assert_close(jg.bic(mixture, *given), bic)
+    assert_close(jg.icl(mixture, *given), bic - 2 * np.sum(counted * certainty))
+
+
+def test_criteria_take_the_type_that_was_estimated():
+    x = array(blobs())
+    mixture = start_from_labels(x, "tied_diag")
+    assert_close(jg.aic(mixture, x, covariance_type="full") - jg.aic(mixture, x), 2 * (9 - D))
+
+
+def test_integer_weights_equal_repeated_rows():
+    x = blobs()
+    mixture = start_from_labels(x, "full")
+    repeated = np.repeat(x, WEIGHTS.astype(int), axis=0)
+    for criterion in (jg.aic, jg.bic, jg.icl, jg.log_likelihood):
+        weighted = criterion(mixture, array(x), array(WEIGHTS))
+        assert_close(weighted, criterion(mixture, array(repeated)))
+
+
+def test_rows_of_weight_zero_may_hold_anything():
+    x = blobs()
+    weights = np.where(np.arange(N) < 4, 0.0, 1.0)
+    damaged = np.where(weights[:, None] == 0, np.nan, x)
+    mixture = start_from_labels(x, "full")
+    for criterion in (jg.aic, jg.bic, jg.icl, jg.log_likelihood):
+        present = criterion(mixture, array(x), array(weights))
+        assert_close(criterion(mixture, array(damaged), array(weights)), present)
+
+
+def test_criteria_refuse_infinity():
+    x = blobs().copy()
+    mixture = start_from_labels(x, "full")
+    x[5, 1] = np.inf
+    with pytest.raises(ValueError, match="row 5, column 1"):
+        jg.bic(mixture, array(x))
+
+
+def test_sweep_finds_the_clusters(sweep):
+    selection, _ = sweep
+    assert selection.best.converged
+    assert selection.best.mixture.n_components == K
+    assert not selection.at_edge
+
+
+def test_table_has_a_row_for_each_fit_in_the_order_of_the_sweep(sweep):
+    table = sweep[0].table
+    assert table["n_components"].tolist() == [2, 2, 3, 3, 4, 4]
+    assert table["covariance_type"].tolist() == ["full", "spherical"] * 3
+    assert np.isfinite(table["bic"]).all()
+
+
+def test_table_agrees_with_its_own_formulas(sweep):
+    table = sweep[0].table
+    counted = [
+        parameters(name, k, D)
+        for name, k in zip(table["covariance_type"], table["n_components"], strict=True)
+    ]
+    assert table["n_parameters"].tolist() == counted
+    deviance = -2 * table["log_likelihood"]
+    assert_close(table["aic"], 2 * table["n_parameters"] + deviance)
+    assert_close(table["bic"], np.log(N) * table["n_parameters"] + deviance)
+    assert (table["icl"] >= table["bic"]).all()
+
+
+def test_best_is_the_first_of_the_ranked_rows(sweep):
+    selection, _ = sweep
+    first = selection.ranked()[0]
+    assert selection.criterion == "bic"
+    assert first["n_components"] == selection.best.mixture.n_components
+    assert first["log_likelihood"] == float(selection.best.log_likelihood)
+    assert_close(first["bic"], jg.bic(selection.best.mixture, array(blobs())))
+
+
+def test_callback_sees_every_row_as_it_comes(sweep):
+    selection, seen = sweep
+    assert np.array_equal(np.array(seen, ROW), selection.table)
+
+
+def test_types_share_their_key_and_do_not_depend_on_the_sweep(sweep):
+    alone = jg.select(jax.random.key(0), array(blobs()), 3, "spherical", n_init=3)
+    assert alone.table[0] == sweep[0].table[3]
+    assert not alone.at_edge
+
+
+def test_winner_at_the_upper_edge_is_said_to_be_one(narrow_sweep):
+    assert narrow_sweep.best.mixture.n_components == 2
+    assert narrow_sweep.at_edge
+
+
+def test_one_component_is_no_edge():
+    x = array(np.random.default_rng(3).normal(size=(50, D)))
+    selection = jg.select(jax.random.key(0), x, [1, 2], "tied", n_init=2)
+    assert selection.best.mixture.n_components == 1
+    assert not selection.at_edge
+
+
+def test_point_mass_does_not_win():
+    """The likelihood of a component on repeated rows has no bound: it must not be believed."""
+    x = np.random.default_rng(0).normal(size=(50, D))
+    x[:10] = 3.0
+    selection = jg.select(jax.random.key(0), array(x), [1, 2], "full", n_init=2)
+    table = selection.table
+    assert table["status"].tolist() == [jg.Status.CONVERGED, jg.Status.DEGENERATE]
+    assert table["bic"][1] < table["bic"][0]
+    assert selection.best.mixture.n_components == 1
+    assert selection.ranked()["n_components"].tolist() == [1, 2]
+
+
+def test_unhealthy_rows_rank_behind_healthy_ones():
+    table = np.array(
+        [
+            row(1, -900.0, jg.Status.DEGENERATE),
+            row(2, 50.0, jg.Status.CONVERGED),
+            row(3, np.nan, jg.Status.NON_FINITE),
+            row(4, 40.0, jg.Status.MAX_ITER),
+            row(5, -800.0, jg.Status.NON_FINITE),
+        ]
+    )
+    assert table["n_components"][ranking(table, "bic")].tolist() == [4, 2, 1, 5, 3]
+    unhealthy = table[[4, 0]]
+    assert ranking(unhealthy, "bic").tolist() == [1, 0]
+    selection = Selection(best=None, table=table, criterion="bic", at_edge=False)
+    assert selection.ranked()["n_components"][0] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_components": []}, "must not be empty"),
+        ({"covariance_type": []}, "must not be empty"),
+        ({"n_components": [0]}, "at least 1"),
+        ({"n_components": [2, N + 1]}, "fewer"),
+        ({"n_components": [2.5]}, "integer"),
+        ({"covariance_type": "round"}, "tied_spherical"),
+        ({"covariance_type": ["full", "round"]}, "tied_spherical"),
+        ({"criterion": "likelihood"}, "bic"),
+        ({"n_init": 0}, "n_init"),
+        ({"init": "k-medoids"}, "k-means"),
+    ],
+)
+def test_bad_arguments_are_refused(options, message):
+    arguments = {"n_components": [1, 2], "covariance_type": "full", **options}
+    with pytest.raises(ValueError, match=message):
+        jg.select(jax.random.key(0), array(blobs()), **arguments)
+
+
+def test_key_must_be_a_key():
+    with pytest.raises(TypeError, match="key"):
+        jg.select(0, array(blobs()), [1, 2])

@@ -1,0 +1,214 @@
+"""Tables: what is read, and how what can't be read is refused."""
+
+import sys
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from jaxgmm.tables import TableError, old_faithful, read_table
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(content, name="table.csv"):
+        path = tmp_path / name
+        if isinstance(content, dict):
+            pyarrow.parquet.write_table(pyarrow.table(content), path)
+        elif isinstance(content, np.ndarray):
+            np.save(path, content, allow_pickle=True)
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def refusal(path, columns=None):
+    with pytest.raises(TableError) as caught:
+        read_table(path, columns)
+    return str(caught.value).removeprefix(str(path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b\n1,2\n3,4.5\n",
+        "a,b\r\n1,2\r\n3,4.5",
+        "a,b\r1,2\r3,4.5\r",
+        "a;b\n1;2\n3;4.5\n",
+        "a\tb\n1\t2\n3\t4.5\n",
+        "\ufeffa,b\n1,2\n3,4.5\n",
+        "\n\na, b\n\n 1, 2\n3 ,4.5e0\n\n",
+        '"a","b"\n"1","2"\n3,4.5\n',
+    ],
+)
+def test_dialects_of_csv_read_the_same(written, text):
+    names, rows = read_table(written(text))
+    assert names == ["a", "b"]
+    assert rows.dtype == np.float64
+    np.testing.assert_array_equal(rows, [[1, 2], [3, 4.5]])
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("1,2\n3,4\n", ["column 0", "column 1"]),
+        ("1,b\n3,4\n", ["1", "b"]),
+        (",b\n3,4\n", ["column 0", "b"]),
+    ],
+)
+def test_header_is_there_if_first_line_has_a_cell_that_is_no_number(written, text, names):
+    assert read_table(written(text))[0] == names
+
+
+def test_numbers_in_text_are_read_exactly(written):
+    values = np.random.default_rng(0).normal(size=(50, 3)) * 10.0 ** np.arange(-200, 101, 150)
+    text = "\n".join(",".join(map(repr, row)) for row in values.tolist())
+    np.testing.assert_array_equal(read_table(written(text))[1], values)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int32, np.uint8, np.float16, np.float32, np.float64])
+def test_npy_of_every_real_dtype(written, dtype):
+    values = np.arange(6).reshape(3, 2).astype(dtype)
+    names, rows = read_table(written(np.asfortranarray(values), "table.npy"))
+    assert names == ["column 0", "column 1"]
+    assert rows.dtype == np.float64
+    np.testing.assert_array_equal(rows, values)
+
+
+def test_npy_with_one_axis_is_one_column(written):
+    assert read_table(written(np.arange(4.0), "table.npy"))[1].shape == (4, 1)
+
+
+def test_parquet_of_every_kind_of_number(written):
+    columns = {"a": [1, 2], "b": [0.5, 1.5], "c": [True, False]}
+    names, rows = read_table(written(columns, "table.parquet"))
+    assert names == ["a", "b", "c"]
+    np.testing.assert_array_equal(rows, [[1, 0.5, 1], [2, 1.5, 0]])
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "columns"),
+    [
+        ("a,b,c\nx,1,2\ny,3,4\n", "table.csv", ["c", "b"]),
+        ("1,2,\n3,4,NA\n", "table.csv", ["1", "0"]),
+        ({"a": ["x", "y"], "b": [1, 3], "c": [2, 4]}, "table.parquet", ["c", "b"]),
+        (np.array([[0, 1, 2], [np.nan, 3, 4]]), "table.npy", ["2", "1"]),
+    ],
+    ids=["csv", "csv without header", "parquet", "npy"],
+)
+def test_selected_columns_come_in_the_order_asked_for(written, content, name, columns):
+    np.testing.assert_array_equal(read_table(written(content, name), columns)[1], [[2, 1], [4, 3]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", " is empty"),
+        ("\n \n", " is empty"),
+        ("a,b\n", " holds no rows of data"),
+        ("a,b\n1,2\n3,x\n", ", line 3, column 'b': 'x' is not a number"),
+        ("\n\na,b\n\n1,2\n3,x\n", ", line 6, column 'b': 'x' is not a number"),
+        ("1,2\n3,x\n", ", line 2, column 'column 1': 'x' is not a number"),
+        ("a;b\n1,5;2,5\n", ", line 2, column 'a': '1,5' is not a number"),
+        ("a,b\n1,2\n,3\n", ", line 3, column 'a': the value is missing ('')"),
+        ("1,NA\n2,3\n", ", line 1, column 'column 1': the value is missing ('NA')"),
+        ("a,b\n1,2\n1,nan\n", ", line 3, column 'b': the value is missing ('nan')"),
+        ("a,b\n-inf,2\n", ", line 2, column 'a': '-inf' is not finite"),
+        ("a,b\n1,2\n1\n", ", line 3: the row has 1 cell, expected 2"),
+        ("a,b\n1,2\n1,2,3\n", ", line 3: the row has 3 cells, expected 2"),
+        ('a,b\n1,"2\n', " can't be read as CSV: unexpected end of data"),
+        (
+            b"\x89PNG\x00\xff\xfe",
+            " is not text; arrays must be named .npy and Parquet files .parquet",
+        ),
+    ],
+)
+def test_defects_of_text_are_named_by_their_place(written, text, message):
+    assert refusal(written(text)) == message
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((2, 2, 2)), " must hold rows and columns, it holds shape (2, 2, 2)"),
+        (np.ones(()), " must hold rows and columns, it holds shape ()"),
+        (np.ones((0, 3)), " holds no rows of data"),
+        (np.ones((3, 0)), " holds no rows of data"),
+        (np.array(["a", "b"]), " must hold real numbers, it holds <U1"),
+        (np.ones(2, complex), " must hold real numbers, it holds complex128"),
+        (np.array([[1.0, 2.0], [3.0, np.inf]]), ", row 1 (from 0), column 'column 1': inf"),
+    ],
+)
+def test_defects_of_npy_are_named(written, array, message):
+    assert refusal(written(array, "table.npy")) == message
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a,b\n1,2\n", np.array([object(), 1]), b"\x93NUMPY\x01\x00\x10\x00{"]
+)
+def test_npy_that_is_truncated_or_foreign_or_pickled_is_refused(written, content):
+    assert "can't be read as an NPY file" in refusal(written(content, "table.npy"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": [1.0, None]}, ", row 1 (from 0), column 'a': the value is missing"),
+        ({"a": [1.0, float("nan")]}, ", row 1 (from 0), column 'a': nan"),
+        ({"a": [1.0], "b": ["x"]}, ", column 'b': string is not a type of number"),
+        ({"a": pyarrow.array([], pyarrow.float64())}, " holds no rows of data"),
+    ],
+)
+def test_defects_of_parquet_are_named(written, content, message):
+    assert refusal(written(content, "table.parquet")) == message
+
+
+def test_foreign_parquet_is_refused(written):
+    assert "can't be read as Parquet" in refusal(written("a,b\n1,2\n", "table.parquet"))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(written, monkeypatch):
+    path = written({"a": [1.0]}, "table.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "pip install pyarrow" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["none.csv", "none.npy", "none.parquet"])
+def test_file_that_is_not_there_is_named(tmp_path, name):
+    assert refusal(tmp_path / name) == ": no such file"
+
+
+def test_directory_is_no_table(tmp_path):
+    assert refusal(tmp_path) == " is a directory, expected a file"
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        ("a,b\n1,2\n", ["c"], " has no column 'c'; its columns are a, b"),
+        ("a,b\n1,2\n", ["0"], " has no column '0'; its columns are a, b"),
+        ("1,2\n3,4\n", ["2"], " has no column '2'; its columns are 0, 1"),
+        ("a,a\n1,2\n", ["a"], " has 2 columns named 'a'"),
+    ],
+)
+def test_unknown_columns_are_refused_with_a_list(written, content, columns, message):
+    assert refusal(written(content), columns) == message
+
+
+@pytest.mark.parametrize("columns", [[], ["a", "a"]])
+def test_selection_must_name_different_columns(written, columns):
+    assert "expected different columns" in refusal(written("a,b\n1,2\n"), columns)
+
+
+def test_old_faithful_has_272_eruptions():
+    names, rows = old_faithful()
+    assert names == ["eruptions", "waiting"]
+    assert rows.shape == (272, 2)
+    np.testing.assert_allclose(rows.mean(axis=0), [3.487783, 70.897059], atol=1e-6)
+
+
+def test_old_faithful_gives_single_columns():
+    assert old_faithful(["waiting"])[1].shape == (272, 1)
