@@ -73,7 +73,7 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} can't be read as npz: {error}") from None
     try:
         check_parameters(arrays)

@@ -75,6 +75,7 @@ def _as_numpy(name: str, value: ArrayLike) -> np.ndarray:
             f"{name} must hold numbers, got dtype {array.dtype}; convert text and missing values "
             "first"
         )
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if not isinstance(value, (np.ndarray, np.generic)) and array.dtype == np.float64:
         # Python numbers have no dtype of their own: like JAX, take the default float quietly.
         array = array.astype(jnp.result_type(float)) if not hasattr(value, "dtypes") else array

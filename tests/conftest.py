@@ -1,12 +1,24 @@
-"""Nothing may promote dtypes or ranks silently, anywhere in the library."""
+"""Nothing may promote dtypes or ranks silently, and workers share what they compile."""
+
+import atexit
+import os
+import shutil
+import tempfile
 
 import jax
 import pytest
 
 from jaxgmm.structures import STRUCTURES
 
+if "JAXGMM_TEST_CACHE" not in os.environ:
+    os.environ["JAXGMM_TEST_CACHE"] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ["JAXGMM_TEST_CACHE"], ignore_errors=True)
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAXGMM_TEST_CACHE"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(params=STRUCTURES)

@@ -19,11 +19,16 @@ def functional(x, weights, reg_covar, **options):
     """A smooth number that doesn't depend on the order of the components."""
     given = ([0.5, 0.5], [[0.0, 0.0], [3.0, 3.0]], [1.0, 1.0])
     start = jg.GaussianMixture.create(*(jnp.asarray(a, x.dtype) for a in given), "spherical")
-    options = {"weights": weights, "reg_covar": reg_covar, **options}
-    result = jg.em(start, x, covariance_type="full", **options)
+    options = {"tol": 1e3 * EPS**2, "history": False, **options}
+    result = jg.em(
+        start, x, weights=weights, reg_covar=reg_covar, covariance_type="full", **options
+    )
     mixture = result.mixture
     moments = jnp.sum(jnp.sin(mixture.means)) + jnp.sum(jnp.cos(mixture.covariances))
     return moments + jnp.sum(mixture.weights**2) + result.log_likelihood / 50
+
+
+gradient = jax.jit(jax.grad(functional, argnums=(0, 1, 2)))
 
 
 def arguments():
@@ -31,13 +36,10 @@ def arguments():
 
 
 def test_implicit_derivative_equals_derivative_of_all_steps():
-    settings = {"tol": 1e3 * EPS**2, "history": False}
-    implicit = jax.grad(lambda *a: functional(*a, **settings), argnums=(0, 1, 2))
-    unrolled = jax.grad(
-        lambda *a: functional(*a, adjoint="unroll", max_iter=150, **settings),
-        argnums=(0, 1, 2),
+    of_all_steps = jax.jit(
+        jax.grad(lambda *a: functional(*a, adjoint="unroll", max_iter=150), argnums=(0, 1, 2))
     )
-    for ours, theirs in zip(implicit(*arguments()), unrolled(*arguments()), strict=True):
+    for ours, theirs in zip(gradient(*arguments()), of_all_steps(*arguments()), strict=True):
         scale = float(jnp.max(jnp.abs(theirs)))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=max(1e-5, 3e4 * EPS) * scale)
 
@@ -45,34 +47,31 @@ def test_implicit_derivative_equals_derivative_of_all_steps():
 def test_forward_and_reverse_derivatives_of_a_fit_agree():
     x, weights, reg_covar = arguments()
     direction = jnp.asarray(DIRECTION, DTYPE)
-
-    def of_data(x):
-        return functional(x, weights, reg_covar, history=False)
-
-    forward = jax.jvp(of_data, (x,), (direction,))[1]
-    reverse = jnp.vdot(jax.jit(jax.grad(of_data))(x), direction)
+    forward = jax.jvp(lambda x: functional(x, weights, reg_covar), (x,), (direction,))[1]
+    reverse = jnp.vdot(gradient(x, weights, reg_covar)[0], direction)
     np.testing.assert_allclose(forward, reverse, rtol=3e4 * EPS)
 
 
 def test_derivative_of_a_fit_is_the_limit_of_differences():
     with jax.enable_x64(True):
-        x, weights = jnp.asarray(BLOBS), jnp.asarray(WEIGHTS)
-        step = 1e-4 * jnp.asarray(DIRECTION)
+        x, direction = jnp.asarray(BLOBS), jnp.asarray(DIRECTION)
+        rest = (jnp.asarray(WEIGHTS), jnp.asarray(1e-3))
 
         def of_data(x):
-            return functional(x, weights, 1e-3, tol=1e-14, max_iter=5000, history=False)
+            return functional(x, *rest, tol=1e-14, max_iter=5000)
 
-        difference = (of_data(x + step) - of_data(x - step)) / 2e-4
-        derivative = jnp.vdot(jax.grad(of_data)(x), jnp.asarray(DIRECTION))
-        np.testing.assert_allclose(derivative, difference, rtol=1e-5)
+        derivative = jax.jvp(of_data, (x,), (direction,))[1]
+        above, below = (of_data(x + step * direction) for step in (1e-4, -1e-4))
+        np.testing.assert_allclose(derivative, (above - below) / 2e-4, rtol=1e-5)
 
 
 def test_derivative_of_a_batch_is_that_of_each_fit():
     x, weights, reg_covar = arguments()
-    of_data = jax.grad(lambda x: functional(x, weights, reg_covar, history=False))
     batch = jnp.stack([x, x[:, ::-1]])
-    for one, together in zip(batch, jax.vmap(of_data)(batch), strict=True):
-        np.testing.assert_allclose(of_data(one), together, atol=1e5 * EPS)
+    together = jax.vmap(lambda x: gradient(x, weights, reg_covar)[0])(batch)
+    for one, of_batch in zip(batch, together, strict=True):
+        alone = gradient(one, weights, reg_covar)[0]
+        np.testing.assert_allclose(alone, of_batch, atol=1e5 * EPS)
 
 
 def test_derivative_of_a_degenerate_fit_is_finite():

@@ -212,8 +212,8 @@ def test_a_step_that_is_not_finite_is_not_taken(monkeypatch):
     bound = float(em(start, x, tol=0.0).history[1])
     step = jaxgmm.loop.step
 
-    def poisoned(problem, mixture, covariance_type):
-        new, objective = step(problem, mixture, covariance_type)
+    def poisoned(*arguments):
+        new, objective = step(*arguments)
         return new, jnp.where(objective > bound, jnp.nan, objective)
 
     monkeypatch.setattr(jaxgmm.loop, "step", poisoned)

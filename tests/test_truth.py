@@ -8,6 +8,7 @@ import oracle
 import pytest
 from helpers import (
     LABELS,
+    TIGHT,
     K,
     N,
     array,
@@ -61,7 +62,8 @@ def test_a_converged_fit_has_nothing_left_to_gain(faithful, init):
     converged = np.asarray(ended.converged)
     assert converged.mean() > 0.5
     assert short[converged].max() <= 0.01
-    assert_close(reached.max(), -1126.326, rtol=0, atol=by_dtype(2e-2, 2e-3))
+    # The published fit itself stops a hundredth of a nat short of the maximum.
+    assert_close(reached.max(), -1126.326, rtol=0, atol=2e-2)
     assert_close(ended.log_likelihood, reached, rtol=by_dtype(1e-5, 1e-11))
 
 
@@ -93,7 +95,7 @@ def test_rare_components_are_not_inflated():
     """A cluster of one row in ten thousand of the weight keeps its own variance."""
     x = blobs()
     weights = np.where(LABELS == 0, 1e-4, 1.0)
-    result = em(start_from_labels(x, "diag", blur=0.01), x, weights)
+    result = em(start_from_labels(x, "diag", blur=0.01), x, weights, tol=TIGHT)
     assert result.status == jg.Status.CONVERGED
     mixture, _ = oracle.em(
         oracle.dense(start_from_labels(x, "diag", blur=0.01)), x, "diag", 300, weights
