@@ -94,12 +94,11 @@ def em(
         ValueError: shapes or names are wrong; where values are known, NaN or infinity in x.
 
     Example:
-        >>> import jax, jaxgmm as jg
-        >>> x = jax.numpy.concatenate([jax.numpy.linspace(-1, 1, 9), jax.numpy.linspace(4, 8, 9)])
-        >>> start = jg.GaussianMixture.create([0.5, 0.5], [[0.0], [5.0]], [[1.0], [1.0]], "diag")
-        >>> result = jg.em(start, x[:, None])
-        >>> result.mixture.means.round(2).tolist()
-        [[0.0], [6.0]]
+        >>> import jaxgmm as jg
+        >>> x = [[0.0], [1.0], [2.0], [9.0], [10.0], [11.0]]
+        >>> start = jg.GaussianMixture.create([0.5, 0.5], [[0.0], [9.0]], [[1.0], [1.0]], "diag")
+        >>> jg.em(start, x).check().mixture.means.round(3).tolist()
+        [[1.0], [10.0]]
     """
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
     covariance_type = covariance_type or mixture.covariance_type

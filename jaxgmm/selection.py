@@ -106,7 +106,8 @@ def select(
     Example:
         >>> import jax, jaxgmm as jg
         >>> key = jax.random.key(0)
-        >>> x = jax.random.normal(key, (200, 2)) + 9.0 * (jax.numpy.arange(200) % 2)[:, None]
+        >>> centers = jax.numpy.tile(jax.numpy.array([[0.0, 0.0], [9.0, 9.0]]), (100, 1))
+        >>> x = centers + jax.random.normal(key, (200, 2))
         >>> jg.select(key, x, [1, 2, 3], ["spherical"], n_init=2).best.mixture.n_components
         2
     """

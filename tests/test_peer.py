@@ -161,18 +161,29 @@ def test_old_faithful_winner_comes_back_from_a_file(x64, selection, tmp_path):
         assert new.dtype == old.dtype
 
 
-def test_three_gaussians_are_recovered():
-    """The demonstration that the library grew out of."""
-    means = np.array([[0.0, 5.0], [5.0, 0.0], [-4.0, -1.0]], np.float32)
-    covariances = [[[5, 0], [0, 1]], [[1, -1], [-1, 3]], [[1, 2], [2, 6]]]
-    truth = jg.GaussianMixture.create([1 / 3, 1 / 3, 1 / 3], means, covariances)
-    x = truth.sample(jax.random.key(1), 100)
-    for n_components in (3, 5):
-        result = jg.fit(jax.random.key(2), x, n_components, n_init=10)
-        responsibilities = np.asarray(result.mixture.responsibilities(x))
-        assert responsibilities.shape == (100, n_components)
-        np.testing.assert_allclose(responsibilities.sum(axis=1), 1, rtol=1e-5)
-        if n_components == 3:
-            fitted = np.asarray(result.check().mixture.means)
-            distances = np.linalg.norm(means[:, None] - fitted, axis=-1)
-            assert (distances.min(axis=1) < 1).all()
+@pytest.fixture(scope="module")
+def three_gaussians():
+    """The mixture of the demonstration that the library grew out of."""
+    return jg.GaussianMixture.create(
+        weights=[1 / 3, 1 / 3, 1 / 3],
+        means=[[0, 5], [5, 0], [-4, -1]],
+        covariances=[[[5, 0], [0, 1]], [[1, -1], [-1, 3]], [[1, 2], [2, 6]]],
+    )
+
+
+@pytest.mark.parametrize("n_components", [3, 5])
+def test_hundred_rows_of_three_gaussians_get_responsibilities(three_gaussians, n_components):
+    x = three_gaussians.sample(jax.random.key(1), 100)
+    result = jg.fit(jax.random.key(2), x, n_components, n_init=5)
+    responsibilities = np.asarray(result.mixture.responsibilities(x))
+    assert responsibilities.shape == (100, n_components)
+    np.testing.assert_allclose(responsibilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_three_gaussians_are_recovered_from_a_thousand_rows(three_gaussians):
+    """Means come within 0.4 in ninety-nine of a hundred draws; of a hundred rows, within 1.9."""
+    x = three_gaussians.sample(jax.random.key(1), 1000)
+    fitted = np.asarray(jg.fit(jax.random.key(2), x, 3, n_init=10).check().mixture.means)
+    means = np.asarray(three_gaussians.means)
+    distances = np.linalg.norm(means[:, None] - fitted[None], axis=-1)
+    assert (distances.min(axis=1) < 1).all()
