@@ -202,6 +202,13 @@ def test_the_kind_of_array_does_not_matter(build):
     assert actual.mixture.means.dtype == DTYPE
 
 
+def test_data_may_lie_in_a_read_only_file(tmp_path):
+    np.save(tmp_path / "x.npy", np.array(X, DTYPE))
+    start = start_from_labels(X, "full")
+    actual = jg.em(start, np.load(tmp_path / "x.npy", mmap_mode="r"))
+    assert np.array_equal(actual.mixture.means, em(start, X).mixture.means)
+
+
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"], ids=lambda name: f"A11 {name}")
 def test_integers_are_cast_exactly(dtype):
     x = (np.abs(X) > 3) if dtype == "bool" else np.abs(3 * X).astype(dtype)

@@ -371,3 +371,11 @@ def test_integers_and_booleans_become_the_default_float(full, dtype):
 def test_a_mixture_compares_by_identity(full):
     assert full == full
     assert full != jax.tree.map(lambda leaf: leaf, full)
+
+
+def test_components_ten_thousand_deviations_apart_exclude_each_other():
+    means = array([[0.0, 0.0], [1e4, 0.0]])
+    mixture = jg.GaussianMixture.create(array([0.5, 0.5]), means, array([1.0, 1.0]), "spherical")
+    own, other = np.diag(mixture.log_responsibilities(means)), mixture.log_responsibilities(means)
+    assert_close(own, [0.0, 0.0])
+    assert np.isfinite(other).all() and other[0, 1] < -1e7
