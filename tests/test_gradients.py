@@ -75,13 +75,10 @@ def test_derivative_of_a_batch_is_that_of_each_fit():
 
 
 def test_derivative_of_a_degenerate_fit_is_finite():
-    x = jnp.ones((20, 2), DTYPE).at[:5].set(0)
-
-    def of_data(x):
-        result = jg.fit(jax.random.key(0), x, 3, max_iter=30, history=False)
-        return jnp.sum(result.mixture.means) + result.log_likelihood
-
-    assert np.isfinite(jax.grad(of_data)(x)).all()
+    _, weights, reg_covar = arguments()
+    repeated = jnp.zeros((50, 2), DTYPE).at[:20].set(3)
+    for leaf in gradient(repeated, weights, reg_covar):
+        assert np.isfinite(leaf).all()
 
 
 @pytest.mark.parametrize("point", [0.0, 1.0, 1e3, 1e6, 1e15])
