@@ -203,6 +203,7 @@ def test_degenerate_mixtures_and_data_are_drawn(tmp_path, n_features, scale, x):
             [0.0, 1.0], np.zeros((2, n_features)), np.full(2, scale**2), "spherical"
         )
         plot.picture(tmp_path / "picture.png", mixture, x[:, :n_features])
+    assert (tmp_path / "picture.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
