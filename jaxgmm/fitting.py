@@ -58,11 +58,11 @@ def fit(
         n_components: K, at most N.
         covariance_type: "full", "tied", "diag", "spherical", "tied_diag" or "tied_spherical".
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
-        init: "k-means++" (the nearest-seed partition of greedy seeds), "kmeans" (the partition
-            that k-means makes of it), "random" (random responsibilities), "random_from_data" (the
-            nearest-seed partition of K random rows), a `GaussianMixture`, or responsibilities
-            (N, K). A partition becomes a mixture by one M-step; parts of the named ones that are
-            too small for a covariance borrow from the average one.
+        init: "k-means++" (the partition that k-means reaches in three iterations from greedy
+            seeds), "kmeans" (the one that it converges to), "random" (random responsibilities),
+            "random_from_data" (the nearest-seed partition of K random rows), a `GaussianMixture`,
+            or responsibilities (N, K). A partition becomes a mixture by one M-step; parts of the
+            named ones that are too small for a covariance borrow from the average one.
         n_init: number of restarts; a given mixture or given responsibilities are one start.
         max_iter: at most so many steps from each start. Static.
         tol: see `em`.

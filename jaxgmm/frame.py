@@ -144,4 +144,4 @@ def frame_of(x: Array, weights: Array, isotropic: bool) -> Frame:
         jnp.where(usable, center, 0), jnp.where(usable, scale, 1), jnp.ones_like(magnitude)
     )
     first, second = Rows(frame, x, weights).moments()
-    return replace(frame, variance=jnp.where(constant, 1, second - first**2))
+    return replace(frame, variance=jnp.where(usable & ~constant, second - first**2, 1))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +18,25 @@ from jaxgmm.structures import structure_named
 
 Responsibilities = Callable[[Array, Array], Array]
 
+# Seeds may be outliers. After a few iterations of k-means hardly any of them still has a part of
+# its own, from which EM would climb to a component of a handful of rows (benchmarks/spurious.py).
+FEW_ITERATIONS = 3
+MAX_ITERATIONS = 300
+
 
 def by_plus_plus(key: Array, rows: Rows, active: Array) -> Responsibilities:
-    """The nearest-seed partition of greedy k-means++ seeds."""
-    seeds = _away(plus_plus_seeds(key, rows, active.size), active)
-    return lambda _, z: nearest(z, seeds)
+    """The partition that k-means reaches in a few iterations from greedy k-means++ seeds."""
+    return _by_lloyd(key, rows, active, FEW_ITERATIONS)
 
 
 def by_kmeans(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """The partition that k-means converges to from greedy k-means++ seeds."""
-    centers = lloyd(rows, _away(plus_plus_seeds(key, rows, active.size), active))
+    return _by_lloyd(key, rows, active, MAX_ITERATIONS)
+
+
+def _by_lloyd(key: Array, rows: Rows, active: Array, max_iter: int) -> Responsibilities:
+    seeds = _away(plus_plus_seeds(key, rows, active.size), active)
+    centers = lloyd(rows, seeds, max_iter)
     return lambda _, z: nearest(z, centers)
 
 
@@ -96,7 +106,27 @@ def start_from(
         present = jnp.sum(rows.weights > 0).astype(rows.x.dtype)
         average_row = rows.total_weight() / present
         statistics = with_pseudo_rows(statistics, jnp.where(active, average_row, 0))
-    return maximize(statistics, covariance_type, None, regularization)
+    return maximize(or_noise(statistics, active), covariance_type, None, regularization)
+
+
+def or_noise(statistics: SufficientStatistics, active: Array) -> SufficientStatistics:
+    """The statistics, or those of white noise about zero where NaN or infinity got in.
+
+    Args:
+        statistics: of some rows.
+        active: (K,) bool, which components have rows of the noise.
+    """
+    second = statistics.second
+    square = jnp.eye(second.shape[-1]) if second.ndim == 3 else jnp.ones(second.shape[-1])
+    noise = SufficientStatistics(
+        log_likelihood=jnp.zeros_like(statistics.log_likelihood),
+        count=active.astype(second.dtype),
+        first=jnp.zeros_like(statistics.first),
+        second=jnp.broadcast_to(square[None].astype(second.dtype), second.shape),
+        origin=jnp.zeros_like(statistics.origin),
+    )
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in vars(statistics).values()]))
+    return jax.tree.map(partial(jnp.where, finite), statistics, noise)
 
 
 def with_pseudo_rows(statistics: SufficientStatistics, weights: Array) -> SufficientStatistics:

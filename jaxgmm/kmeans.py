@@ -9,8 +9,6 @@ from jax import Array, lax
 from jaxgmm.frame import Rows
 from jaxgmm.numerics import einsum
 
-MAX_LLOYD_ITERATIONS = 300
-
 
 def squared_distances(z: Array, centers: Array) -> Array:
     """|z_n - c_k|²: (N, D), (K, D) -> (N, K)."""
@@ -69,8 +67,8 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
     return seeds
 
 
-def lloyd(rows: Rows, seeds: Array) -> Array:
-    """Centers of k-means from given seeds: (K, D) in the frame.
+def lloyd(rows: Rows, seeds: Array, max_iter: int) -> Array:
+    """Centers after at most `max_iter` iterations of k-means from given seeds: (K, D) in the frame.
 
     An empty cluster is moved to the row that is farthest from its center, one in each iteration.
     Seeds at infinity stay there.
@@ -93,7 +91,7 @@ def lloyd(rows: Rows, seeds: Array) -> Array:
 
     def goes_on(carry: tuple[Array, Array, Array]) -> Array:
         old, new, n_iter = carry
-        return jnp.any(old != new) & (n_iter < MAX_LLOYD_ITERATIONS)
+        return jnp.any(old != new) & (n_iter < max_iter)
 
     def advance(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         _, centers, n_iter = carry

@@ -49,6 +49,8 @@ def as_float_array(name: str, value: ArrayLike) -> Array:
             f"{name} is a masked array, and masks are not read; drop the masked rows, or give "
             "them weight 0 in an ordinary array"
         )
+    if hasattr(value, "__dlpack__") and not isinstance(value, (jax.Array, np.ndarray)):
+        value = jnp.from_dlpack(value)
     if not isinstance(value, jax.Array):
         value = _as_numpy(name, value)
     dtype = value.dtype

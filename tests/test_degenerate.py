@@ -3,6 +3,8 @@
 The cases are numbered B01 to F18. All rows are padded to one shape with rows of weight 0.
 """
 
+from importlib.resources import files
+
 import jax
 import numpy as np
 import oracle
@@ -132,6 +134,55 @@ def test_fewer_rows_than_features_are_degenerate_for_full_and_fine_for_shared_di
     x = array(np.random.default_rng(0).normal(size=(10, 20)))
     assert_named(jg.fit(jax.random.key(0), x, 2))
     assert jg.fit(jax.random.key(0), x, 1, covariance_type="diag").check().converged
+
+
+def test_one_row_more_than_features_is_as_good_as_its_condition_number():
+    """B10: fitted with the sample's covariance, or named."""
+    x = double(array(np.random.default_rng(0).normal(size=(D + 1, D))))
+    result = fit(x, n_components=1)
+    assert_finite(result)
+    assert_close(result.mixture.covariances[0], np.cov(x.T, bias=True), rtol=1e-3)
+    assert result.converged
+    flat = x * [1.0, 0.0] + x[:, :1] * [0.0, 1.0]
+    assert_named(fit(flat, n_components=1), [0])
+
+
+def test_rounded_rows_and_too_many_components_climb_all_the_same():
+    """B14: minutes between eruptions, 51 different values, nine components."""
+    table = files("jaxgmm") / "datasets" / "old_faithful.csv"
+    waiting = [[float(row.split(",")[1])] for row in table.read_text().splitlines()[1:]]
+    result = jg.fit(jax.random.key(0), array(waiting), 9)
+    assert_finite(result)
+    fall = np.diff(double(result.history)).min()
+    assert fall >= -by_dtype(1e-5, 1e-10) * abs(float(result.log_likelihood))
+
+
+def test_repeated_values_on_one_axis_are_finite_and_both_components_reported():
+    """B16: thirty values of which most stand several times."""
+    values = np.repeat([0.0, 1.0, 1.5, 4.0, 9.0], (12, 8, 5, 4, 1))[:, None]
+    result = jg.fit(jax.random.key(0), array(values), 2, covariance_type="tied")
+    assert_finite(result)
+    assert np.all(np.asarray(result.mixture.weights) > 0)
+
+
+def test_subnormal_data_are_fitted_or_named():
+    """C11: never one merged component that calls itself a success."""
+    scale = by_dtype(1e-41, 1e-310)
+    result = jg.fit(jax.random.key(0), array(X * scale), K)
+    assert_finite(result)
+    assert result.status == jg.Status.DEGENERATE
+
+
+def test_when_every_start_fails_there_is_one_clear_error():
+    """F04: no mixture of NaN, and the best of the failures says that it is one."""
+    rows, weights = padded(X)
+    spoiled = rows.at[3, 1].set(np.nan)
+    blind = jax.jit(lambda x: jg.fit(jax.random.key(0), x, K, weights=weights, n_init=3))
+    result = blind(spoiled)
+    assert result.status == jg.Status.NON_FINITE
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.mixture))
+    with pytest.raises(jg.FitError, match="NON_FINITE"):
+        result.check()
 
 
 def test_sparse_binary_rows_are_finite():
