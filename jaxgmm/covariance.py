@@ -104,18 +104,21 @@ class Spherical:
 Covariance = Full | Diagonal | Spherical
 
 
-def trace_of_ratio(covariance: Covariance, variances: Array) -> Array:
-    """tr(V Σ_k⁻¹) for a diagonal matrix V.
+def precision(covariance: Covariance, n_features: int) -> Array:
+    """Σ⁻¹: (K or 1, D, D)."""
+    columns = _whitened_axes(covariance, n_features)
+    return einsum("ikm,jkm->kij", columns, columns)
 
-    Args:
-        covariance: K components, or one shared.
-        variances: (D,) the diagonal of V.
 
-    Returns:
-        (K or 1,).
-    """
-    columns = jnp.diag(jnp.sqrt(variances))[:, None, :]
-    return jnp.sum(covariance.whiten(columns) ** 2, axis=(0, 2))
+def precision_diagonal(covariance: Covariance, n_features: int) -> Array:
+    """The diagonal of Σ⁻¹: (K or 1, D)."""
+    return jnp.sum(_whitened_axes(covariance, n_features) ** 2, axis=2).T
+
+
+def _whitened_axes(covariance: Covariance, n_features: int) -> Array:
+    """L⁻¹ e_i: (D, K or 1, D)."""
+    identity = jnp.eye(n_features, dtype=jax.tree.leaves(covariance)[0].dtype)
+    return covariance.whiten(identity[:, None, :])
 
 
 def kl_between_covariances(new: Covariance, old: Covariance, n_features: int) -> Array:

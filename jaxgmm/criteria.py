@@ -141,5 +141,5 @@ def criteria_given(
     return {
         "aic": deviance + 2 * parameters,
         "bic": bic,
-        "icl": bic - 2 * rows.sum(summand, mixture.means.size),
+        "icl": bic - 2 * rows.sum(summand, rows.chunk_rows(mixture.means.size)),
     }

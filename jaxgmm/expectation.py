@@ -1,19 +1,27 @@
 """The pass over the data: densities and sufficient statistics of all rows, a chunk at a time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxgmm.densities import log_density
 from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import einsum, logsumexp, softmax_and_logsumexp
+from jaxgmm.quadratic import Reach, agreed, expect_by_products, is_accurate
 from jaxgmm.statistics import SufficientStatistics
 
 
 def expect(
-    rows: Rows, mixture: GaussianMixture, log_prior: Array | None, full_second_moment: bool
+    rows: Rows,
+    mixture: GaussianMixture,
+    log_prior: Array | None,
+    full_second_moment: bool,
+    reach: Reach | None = None,
+    smallest_gain: ArrayLike = jnp.inf,
 ) -> SufficientStatistics:
     """The E-step: statistics of the rows under the responsibilities of a mixture.
 
@@ -22,7 +30,33 @@ def expect(
         mixture: K components, whose weights needn't sum to 1.
         log_prior: (N, K) added to the logits, or None.
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
+        reach: of the rows, for matrix products where they are accurate; None for never.
+        smallest_gain: () that must not drown in their noise, see `is_accurate`.
+
+    Returns:
+        Statistics about any origin. With a `reach.square`, the second moments are the sum of those
+        of all components, each about its own origin: (1, D, D) or (1, D).
     """
+
+    def by_differences() -> SufficientStatistics:
+        statistics = expect_by_differences(rows, mixture, log_prior, full_second_moment)
+        if reach is None or reach.square is None:
+            return statistics
+        return replace(statistics, second=jnp.sum(statistics.second, axis=0, keepdims=True))
+
+    if reach is None:
+        return by_differences()
+    return lax.cond(
+        agreed(is_accurate(mixture, reach.radius, smallest_gain)),
+        lambda: expect_by_products(rows, mixture, log_prior, full_second_moment, reach.square),
+        by_differences,
+    )
+
+
+def expect_by_differences(
+    rows: Rows, mixture: GaussianMixture, log_prior: Array | None, full_second_moment: bool
+) -> SufficientStatistics:
+    """The E-step by whitened differences, accurate wherever it is: statistics about the means."""
 
     def summand(
         numbers: Array, weights: Array, z: Array
@@ -35,7 +69,7 @@ def expect(
         moments = sum_moments(z, weighted, mixture.means, full_second_moment)
         return jnp.sum(jnp.where(weights > 0, weights * log_prob, 0)), moments
 
-    log_likelihood, (count, first, second) = rows.sum(summand, mixture.means.size)
+    log_likelihood, (count, first, second) = rows.sum(summand, rows.chunk_rows(mixture.means.size))
     volume = rows.total_weight() * rows.frame.log_volume()
     return SufficientStatistics(log_likelihood - volume, count, first, second, mixture.means)
 
@@ -61,7 +95,7 @@ def collect(
         weighted = jnp.where(weights != 0, weights * responsibilities(numbers, z), 0)
         return sum_moments(z, weighted, origin, full_second_moment)
 
-    count, first, second = rows.sum(summand, origin.size)
+    count, first, second = rows.sum(summand, rows.chunk_rows(origin.size))
     return SufficientStatistics(jnp.zeros_like(count[0]), count, first, second, origin)
 
 
@@ -83,7 +117,7 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
         return tuple(jnp.sum(jnp.where(weights > 0, weights * value, 0)) for value in log_probs)
 
     volume = rows.total_weight() * rows.frame.log_volume()
-    return tuple(total - volume for total in rows.sum(summand, mixture.means.size))
+    return tuple(total - volume for total in rows.sum(summand, rows.chunk_rows(mixture.means.size)))
 
 
 def sum_moments(

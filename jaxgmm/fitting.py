@@ -141,7 +141,7 @@ def fit_active(
         active: (K,) bool.
     """
     active = jnp.asarray(active)
-    problem = problem_of(x, weights, reg_covar, settings.covariance_type)
+    problem = problem_of(x, weights, reg_covar, active.size, settings.covariance_type)
 
     def climb_from(restart: Array) -> FitResult:
         if given is None:

@@ -64,23 +64,25 @@ class Rows(NamedTuple):
     x: Array
     weights: Array
 
-    def sum(self, summand: Callable[[Array, Array, Array], T], numbers_per_row: int) -> T:
+    def sum(self, summand: Callable[[Array, Array, Array], T], chunk_rows: int) -> T:
         """Σ over the rows of a function of a chunk of them.
 
         Args:
             summand: called with the numbers of some rows: (rows,) int, their weights: (rows,), and
                 the rows themselves in the frame: (rows, D). Returns a pytree of sums.
-            numbers_per_row: how many numbers it computes for a row, which sets the chunk's size.
+            chunk_rows: rows in a chunk, at most N.
         """
-        n_rows = self.x.shape[0]
-        size = chunk_size(n_rows, numbers_per_row)
 
         def summand_of(start: Array, fresh: Array) -> T:
-            weights = jnp.where(fresh, lax.dynamic_slice_in_dim(self.weights, start, size), 0)
-            z = self.frame.read(lax.dynamic_slice_in_dim(self.x, start, size), weights)
-            return summand(start + jnp.arange(size), weights, z)
+            weights = jnp.where(fresh, lax.dynamic_slice_in_dim(self.weights, start, chunk_rows), 0)
+            z = self.frame.read(lax.dynamic_slice_in_dim(self.x, start, chunk_rows), weights)
+            return summand(start + jnp.arange(chunk_rows), weights, z)
 
-        return sum_over_chunks(summand_of, n_rows, size)
+        return sum_over_chunks(summand_of, self.x.shape[0], chunk_rows)
+
+    def chunk_rows(self, numbers_per_row: int) -> int:
+        """Rows in a chunk for which so many numbers per row are computed."""
+        return chunk_size(self.x.shape[0], numbers_per_row)
 
     def total_weight(self) -> Array:
         """Σ w_n: ()."""
@@ -93,7 +95,7 @@ class Rows(NamedTuple):
             weighted = weights[:, None] * z
             return jnp.sum(weighted, axis=0), jnp.sum(weighted * z, axis=0)
 
-        first, second = self.sum(summand, self.x.shape[1])
+        first, second = self.sum(summand, self.chunk_rows(self.x.shape[1]))
         total = self.total_weight()
         return first / total, second / total
 

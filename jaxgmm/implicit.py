@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
+from jaxgmm.numerics import einsum
+
 T = TypeVar("T")
 
 NEWTON_STEPS = 2
@@ -101,13 +103,13 @@ def conjugate_residuals(matvec: Callable[[Array], Array], right_side: Array) -> 
     def advance(state: Any) -> Any:
         solution, residual, directions, images, n_products = state
         image = matvec(residual)
-        overlap = images @ image
-        direction = residual - overlap @ directions
-        image = image - overlap @ images
+        overlap = einsum("sp,p->s", images, image)
+        direction = residual - einsum("s,sp->p", overlap, directions)
+        image = image - einsum("s,sp->p", overlap, images)
         size = jnp.linalg.norm(image)
         scale = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
         direction, image = scale * direction, scale * image
-        length = image @ residual
+        length = jnp.sum(image * residual)
         slot = n_products % N_DIRECTIONS
         return (
             solution + length * direction,

@@ -57,7 +57,7 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
             distances = jnp.minimum(squared_distances(z, candidates), closest[numbers][:, None])
             return jnp.sum(weights[:, None] * distances, axis=0)
 
-        best = candidates[jnp.argmin(rows.sum(left, candidates.size))]
+        best = candidates[jnp.argmin(rows.sum(left, rows.chunk_rows(candidates.size)))]
         distances = jnp.sum((frame.read(x, weights) - best[None]) ** 2, axis=-1)
         return (seeds.at[index].set(best), jnp.minimum(closest, distances)), None
 
@@ -79,7 +79,8 @@ def lloyd(rows: Rows, seeds: Array, max_iter: int) -> Array:
         return jnp.sum(own, axis=0), einsum("nk,nd->kd", own, z)
 
     def next_centers(centers: Array) -> Array:
-        count, total = rows.sum(lambda _, w, z: summand(centers, w, z), centers.size)
+        size = rows.chunk_rows(centers.size)
+        count, total = rows.sum(lambda _, w, z: summand(centers, w, z), size)
         without_rows = (count == 0)[:, None]
         means = jnp.where(without_rows, centers, total / jnp.where(without_rows, 1, count[:, None]))
         empty = jnp.any(without_rows & jnp.isfinite(centers), axis=1)

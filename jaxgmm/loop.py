@@ -16,6 +16,7 @@ from jaxgmm.frame import Rows, frame_of
 from jaxgmm.implicit import tangent_of_fixed_point
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import smallest_variance
+from jaxgmm.quadratic import Reach, reach_of
 from jaxgmm.results import FitResult, Status
 from jaxgmm.steps import check_fit_arguments, maximize, stored_as, tilt
 from jaxgmm.structures import structure_named
@@ -39,10 +40,12 @@ class Problem(NamedTuple):
     Attributes:
         rows: the data and the frame of the mixture.
         regularization: (D,) variances in the frame.
+        reach: of the rows, or None where no step is to be made by matrix products.
     """
 
     rows: Rows
     regularization: Array
+    reach: Reach | None
 
 
 class Trace(NamedTuple):
@@ -139,19 +142,27 @@ def _em(
     reg_covar: ArrayLike,
     settings: Settings,
 ) -> FitResult:
-    problem = problem_of(x, weights, reg_covar, settings.covariance_type)
+    problem = problem_of(x, weights, reg_covar, mixture.n_components, settings.covariance_type)
     start = stored_as(settings.covariance_type, problem.rows.frame.enter(mixture))
     active = jnp.ones(mixture.n_components, bool)
     return climb(problem, start, active, jnp.asarray(tol, x.dtype), settings)
 
 
-def problem_of(x: Array, weights: Array, reg_covar: ArrayLike, covariance_type: str) -> Problem:
+def problem_of(
+    x: Array, weights: Array, reg_covar: ArrayLike, n_components: int, covariance_type: str
+) -> Problem:
     """Data in the coordinates that a covariance type allows, with their regularization."""
-    isotropic = structure_named(covariance_type).isotropic
-    frame = frame_of(x, weights, isotropic)
+    structure = structure_named(covariance_type)
+    frame = frame_of(x, weights, structure.isotropic)
+    rows = Rows(frame, x, weights)
     floor = smallest_variance(x.dtype)
     scale = jnp.maximum(jnp.asarray(reg_covar, x.dtype), floor)
-    return Problem(Rows(frame, x, weights), scale * frame.variance)
+    return Problem(rows, scale * frame.variance, reach_of(rows, n_components, structure))
+
+
+def by_differences(problem: Problem) -> Problem:
+    """The problem without matrix products, which derivatives don't pass through."""
+    return problem._replace(reach=None)
 
 
 def climb(
@@ -166,8 +177,10 @@ def climb(
         tol: () gain per unit of weight that may remain.
         settings: static choices.
     """
-    run = iterate_unrolled if settings.adjoint == "unroll" else iterate
-    mixture, trace = run(problem, start, tol, settings)
+    if settings.adjoint == "unroll":
+        mixture, trace = iterate_unrolled(by_differences(problem), start, tol, settings)
+    else:
+        mixture, trace = iterate(problem, start, tol, settings)
     tilted = tilt(mixture, problem.regularization)
     log_likelihood, objective = total_log_prob(
         problem.rows, mixture, mixture.log_weights, tilted.log_weights
@@ -191,13 +204,17 @@ def climb(
 
 
 def step(
-    problem: Problem, mixture: GaussianMixture, covariance_type: str
+    problem: Problem,
+    mixture: GaussianMixture,
+    covariance_type: str,
+    smallest_gain: ArrayLike = jnp.inf,
 ) -> tuple[GaussianMixture, Array]:
     """One EM step in the frame: the new mixture, and the objective of the one that went in."""
+    rows, regularization, reach = problem
     full_second_moment = structure_named(covariance_type).full_second_moment
-    tilted = tilt(mixture, problem.regularization)
-    statistics = expect(problem.rows, tilted, None, full_second_moment)
-    new = maximize(statistics, covariance_type, mixture, problem.regularization)
+    tilted = tilt(mixture, regularization)
+    statistics = expect(rows, tilted, None, full_second_moment, reach, smallest_gain)
+    new = maximize(statistics, covariance_type, mixture, regularization)
     return new, statistics.log_likelihood
 
 
@@ -218,7 +235,9 @@ def advance(
     problem: Problem, tol: Array, mixture: GaussianMixture, trace: Trace, settings: Settings
 ) -> tuple[GaussianMixture, Trace]:
     """One turn of the loop; a step that isn't finite is not taken."""
-    new, objective = step(problem, mixture, settings.covariance_type)
+    # Without a tolerance there is nothing to be judged, and no gain has to be seen.
+    smallest_gain = jnp.where((tol > 0) & (trace.n_iter > 0), trace.progress.gain, jnp.inf)
+    new, objective = step(problem, mixture, settings.covariance_type, smallest_gain)
     finite = jnp.isfinite(objective) & is_finite(new)
     new = jax.tree.map(partial(jnp.where, finite), new, mixture)
     gain = expected_gain(new, mixture)
@@ -259,15 +278,15 @@ def iterate(
 def _differentiate_iterate(
     settings: Settings, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Any, Any]:
-    problem, start, tol = primals
-    mixture, trace = iterate(problem, start, tol, settings)
+    mixture, trace = iterate(*primals, settings)
+    problem, tangent_of_problem = by_differences(primals[0]), by_differences(tangents[0])
 
     def next_mixture(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
         return step(problem, mixture, settings.covariance_type)[0]
 
     def tangent_of_step(mixture: GaussianMixture) -> GaussianMixture:
         of_problem = partial(next_mixture, mixture=mixture)
-        return jax.jvp(of_problem, (problem,), (tangents[0],))[1]
+        return jax.jvp(of_problem, (problem,), (tangent_of_problem,))[1]
 
     tangent = tangent_of_fixed_point(partial(next_mixture, problem), mixture, tangent_of_step)
     return (mixture, trace), (tangent, jax.tree.map(no_tangent, trace))

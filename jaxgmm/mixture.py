@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm import densities
-from jaxgmm.covariance import Covariance
+from jaxgmm.covariance import Covariance, precision
 from jaxgmm.numerics import chunk_size, einsum
 from jaxgmm.structures import covariance_type_of, structure_named
 from jaxgmm.validation import (
@@ -132,9 +132,7 @@ class GaussianMixture:
     @property
     def precisions(self) -> Array:
         """(K, D, D) inverse covariance matrices, repeated where they are shared."""
-        identity = jnp.eye(self.n_features, dtype=self.means.dtype)
-        columns = self.covariance.whiten(identity[:, None, :])
-        return self._of_every_component(einsum("ikm,jkm->kij", columns, columns))
+        return self._of_every_component(precision(self.covariance, self.n_features))
 
     def component_log_prob(self, x: ArrayLike) -> Array:
         """log N(x | μ_k, Σ_k), without the mixing weight: (..., D) -> (..., K), in nats."""

@@ -21,6 +21,21 @@ def align(array: Array, like: Array) -> Array:
     return array.reshape((1,) * (like.ndim - array.ndim) + array.shape)
 
 
+def shifted_exponentials(logits: Array, axis: int = -1) -> tuple[Array, Array, Array]:
+    """exp(logits - top), its sum and top, the largest logit: what a softmax is made of.
+
+    Where every entry is -inf the exponentials are 1, with zero gradient, and top is -inf.
+
+    Args:
+        logits: (..., K) or any other shape.
+        axis: of the K entries; it stays, with length 1, in the sum and in top.
+    """
+    top = lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
+    nowhere = jnp.isneginf(top)
+    terms = jnp.exp(jnp.where(nowhere, 0, logits - jnp.where(nowhere, 0, top)))
+    return terms, jnp.sum(terms, axis=axis, keepdims=True), top
+
+
 def softmax_and_logsumexp(logits: Array) -> tuple[Array, Array]:
     """Both over the last axis: 1/K and -inf with zero gradient where every entry is -inf.
 
@@ -30,10 +45,7 @@ def softmax_and_logsumexp(logits: Array) -> tuple[Array, Array]:
     Returns:
         (..., K) and (...).
     """
-    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    nowhere = jnp.isneginf(top)
-    terms = jnp.exp(jnp.where(nowhere, 0, logits - jnp.where(nowhere, 0, top)))
-    total = jnp.sum(terms, axis=-1, keepdims=True)
+    terms, total, top = shifted_exponentials(logits)
     return terms / total, (jnp.log(total) + top)[..., 0]
 
 
@@ -166,3 +178,10 @@ def chunk_size(n_rows: int, numbers_per_row: int) -> int:
     """Rows in a chunk such that its intermediate arrays stay in a cache, or fill an accelerator."""
     budget = 2**18 if jax.default_backend() == "cpu" else 2**26
     return max(1, min(n_rows, max(256, budget // numbers_per_row)))
+
+
+def rows_of_features(n_rows: int, n_features: int) -> int:
+    """Rows in a chunk such that its features stay in a core's cache, or fill an accelerator."""
+    if jax.default_backend() != "cpu":
+        return chunk_size(n_rows, n_features)
+    return min(n_rows, max(512, min(4096, 2**16 // n_features)))

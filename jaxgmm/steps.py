@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.covariance import trace_of_ratio
+from jaxgmm.covariance import Spherical, precision_diagonal
 from jaxgmm.expectation import collect, expect
-from jaxgmm.frame import Frame, Rows
+from jaxgmm.frame import Frame, Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import smallest_variance
+from jaxgmm.quadratic import reach_of
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import structure_named
 from jaxgmm.validation import (
@@ -179,7 +180,8 @@ def tilt(mixture: GaussianMixture, regularization: Array) -> GaussianMixture:
         mixture: K components.
         regularization: (D,) diagonal of R.
     """
-    term = trace_of_ratio(mixture.covariance, regularization) / 2
+    diagonal = precision_diagonal(mixture.covariance, mixture.n_features)
+    term = jnp.sum(diagonal * regularization[None], axis=1) / 2
     return replace(mixture, log_weights=mixture.log_weights - term)
 
 
@@ -198,13 +200,17 @@ def maximize(
     count = jnp.where(dead, 0, statistics.count)
     shift = statistics.first / jnp.where(dead, jnp.inf, count)[:, None]
 
+    def pool(array: Array) -> Array:
+        return jnp.sum(array, axis=0, keepdims=True) if structure.shared else array
+
     scatter = statistics.second
     if scatter.ndim == 3 and not structure.full_second_moment:
         scatter = jnp.diagonal(scatter, axis1=1, axis2=2)
     if structure.full_second_moment:
-        scatter = scatter - count[:, None, None] * shift[:, :, None] * shift[:, None, :]
+        moved = count[:, None, None] * shift[:, :, None] * shift[:, None, :]
+        scatter = pool(scatter) - pool(moved)
     else:
-        scatter = jnp.maximum(scatter - count[:, None] * shift**2, 0)
+        scatter = jnp.maximum(pool(scatter) - pool(count[:, None] * shift**2), 0)
 
     if not structure.shared:
         of_dead = dead.reshape(-1, *(1,) * (scatter.ndim - 1))
@@ -275,7 +281,28 @@ def _e_step(
     log_prior: Array | None,
     full_second_moment: bool,
 ) -> SufficientStatistics:
-    return expect(as_they_are(x, weights), mixture, log_prior, full_second_moment)
+    rows = as_they_are(x, weights)
+    if reach_of(rows, mixture.n_components, None) is None:
+        return expect(rows, mixture, log_prior, full_second_moment)
+    rows = Rows(frame_of(x, weights, isinstance(mixture.covariance, Spherical)), x, weights)
+    reach = reach_of(rows, mixture.n_components, None)
+    in_frame = rows.frame.enter(mixture)
+    statistics = expect(rows, in_frame, log_prior, full_second_moment, reach)
+    return in_units_of_data(statistics.about(in_frame.means), rows.frame, mixture.means)
+
+
+def in_units_of_data(
+    statistics: SufficientStatistics, frame: Frame, origin: Array
+) -> SufficientStatistics:
+    """Statistics from a frame, about the same origin in the data's units."""
+    scale = frame.scale
+    squared = scale[:, None] * scale[None] if statistics.second.ndim == 3 else scale**2
+    return replace(
+        statistics,
+        first=scale[None] * statistics.first,
+        second=squared[None] * statistics.second,
+        origin=origin,
+    )
 
 
 @partial(jax.jit, static_argnames="full_second_moment")

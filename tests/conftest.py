@@ -1,9 +1,12 @@
-"""Nothing may promote dtypes or ranks silently, and workers share what they compile."""
+"""Nothing may promote dtypes or ranks silently; programs are compiled in a hurry, and shared."""
 
 import atexit
 import os
 import shutil
 import tempfile
+
+# Most programs run for a moment, and take seconds to compile. Must be set before JAX is imported.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 import jax
 import pytest

@@ -281,3 +281,10 @@ def test_extreme_units_are_fitted_or_reported(scale):
         mixture = jg.GaussianMixture(actual.mixture.log_weights, actual.mixture.means / scale, back)
         assert_same_mixture(mixture, expected.mixture)
     assert np.isfinite(double(actual.mixture.means)).all()
+
+
+def test_the_first_bad_weight_is_named():
+    weights = np.ones(N)
+    weights[[4, 8]] = -1
+    with pytest.raises(ValueError, match=r"negative, got -1.0 at row 4"):
+        jg.em(start_from_labels(blobs(), "full"), array(blobs()), weights=array(weights))

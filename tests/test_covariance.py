@@ -7,7 +7,7 @@ import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
 
 import jaxgmm as jg
-from jaxgmm.covariance import kl_between_covariances, trace_of_ratio
+from jaxgmm.covariance import kl_between_covariances, precision, precision_diagonal
 from jaxgmm.numerics import cholesky, log_softmax, logsumexp
 from jaxgmm.structures import STRUCTURES, covariance_type_of
 
@@ -68,11 +68,13 @@ def test_a_row_of_noise_is_shared_by_all_components(covariance):
     assert shapes == ((1, leading, N_FEATURES), (1, leading, N_FEATURES))
 
 
-def test_trace_of_ratio_is_the_trace_of_variances_times_precision(covariance):
-    variances = np.array([0.5, 1.0, 2.0, 3.0])
-    precision = np.linalg.inv(double(covariance.dense(N_FEATURES)))
-    expected = np.trace(np.diag(variances) @ precision, axis1=1, axis2=2)
-    assert_close(trace_of_ratio(covariance, array(variances)), expected, rtol=1e3 * EPS)
+def test_precision_is_the_inverse(covariance):
+    expected = np.linalg.inv(double(covariance.dense(N_FEATURES)))
+    assert_close(
+        precision(covariance, N_FEATURES), expected, rtol=0, atol=1e3 * EPS * expected.max()
+    )
+    diagonal = precision_diagonal(covariance, N_FEATURES)
+    assert_close(diagonal, np.diagonal(expected, axis1=1, axis2=2), rtol=1e3 * EPS)
 
 
 def test_kl_between_covariances_is_the_textbook_formula(storage):
@@ -167,3 +169,9 @@ def test_logsumexp_does_not_overflow():
     largest = float(jnp.finfo(DTYPE).max) / 4
     assert logsumexp(array([largest, largest])) == largest
     assert_close(logsumexp(array([-1e4, -1e4])), -1e4 + np.log(2))
+
+
+def test_the_nearest_shared_covariance_is_the_average_by_weight():
+    covariances = array(np.stack([np.eye(2), 4 * np.eye(2)]))
+    nearest = STRUCTURES["tied"].nearest(covariances, array([0.25, 0.75]))
+    assert_close(nearest.dense(2)[0], 3.25 * np.eye(2))

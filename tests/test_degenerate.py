@@ -293,3 +293,15 @@ def test_densities_of_ill_conditioned_covariances_are_accurate(condition):
     expected = expected - np.linalg.slogdet(covariance)[1] / 2
     eps = float(np.finfo(DTYPE).eps)
     assert_close(mixture.log_prob(array(x)), expected, rtol=0, atol=60 * eps * condition * D + 1e-5)
+
+
+@pytest.mark.parametrize(("share", "flagged"), [(0.55, True), (0.45, False)])
+def test_more_than_half_regularization_is_degenerate(share, flagged):
+    x = blobs()
+    variance = oracle.variance_of(x, "full")
+    start = oracle.dense(start_from_labels(x, "full"))
+    covariances = start.covariances.copy()
+    covariances[1] = variance * np.diag([1, 1e-3 / share])
+    mixture = mixture_from(oracle.Mixture(start.weights, start.means, covariances), "full")
+    result = em(mixture, x, reg_covar=1e-3, max_iter=0)
+    assert result.degenerate.tolist() == [False, flagged, False]

@@ -17,6 +17,7 @@ from helpers import (
     assert_same_mixture,
     blobs,
     by_dtype,
+    cloud,
     double,
     em,
     padded,
@@ -27,7 +28,9 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm import densities, frame
 from jaxgmm.frame import Rows, frame_of
-from jaxgmm.initialization import STARTS
+from jaxgmm.initialization import STARTS, start_from
+from jaxgmm.kmeans import plus_plus_seeds
+from jaxgmm.loop import problem_of
 from jaxgmm.numerics import sum_over_chunks
 
 RELATIVE = by_dtype(2e-5, 1e-11)
@@ -247,7 +250,29 @@ def fit_and_densities():
     statistics = {name: jg.e_step(start, x) for name, start in starts.items()}
     start = starts["full"]
     queries = start.log_prob(x), start.responsibilities(x), start.component_log_prob(x)
-    return em(start, x, tol=TIGHT), statistics, queries
+    return em(start, x, tol=TIGHT), (statistics, by_row_number(start, x)), queries
+
+
+def by_row_number(start, x):
+    """Statistics for which rows are found by their numbers: a prior, responsibilities, starts."""
+    random = np.random.default_rng(0)
+    prior = array(random.normal(size=(N, K)))
+    shares = array(random.dirichlet(np.ones(K), size=N))
+    problem = problem_of(x, array(np.ones(N)), array(0.0), K, "full")
+    active = jnp.ones(K, bool)
+    starts = [
+        start_from(
+            STARTS[init](jax.random.key(3), problem.rows, active),
+            problem.rows,
+            active,
+            "full",
+            problem.regularization,
+            lend=True,
+        )
+        for init in STARTS
+    ]
+    given = jg.accumulate(x, shares, covariance_type="full")
+    return jg.e_step(start, x, log_prior=prior), given, starts
 
 
 def test_rows_in_chunks_are_the_whole(in_chunks):
@@ -302,3 +327,46 @@ def test_labels_are_recovered(covariance_type):
     result = em(start_from_labels(x, covariance_type), x)
     agreement = np.mean(np.asarray(result.mixture.predict(array(x))) == LABELS)
     assert agreement > 0.85 and result.mixture.means.dtype == DTYPE
+
+
+@pytest.mark.parametrize("anything", [np.nan, np.inf, -np.inf, 1e30])
+def test_rows_of_weight_zero_may_hold_anything(covariance_type, anything):
+    x = blobs()
+    start = start_from_labels(x, covariance_type)
+    weights = (np.arange(N) % 4 > 0).astype(float)
+    expected = em(start, np.where(weights[:, None] > 0, x, 0), weights)
+    actual = em(start, np.where(weights[:, None] > 0, x, anything), weights)
+    assert actual.converged and expected.converged
+    assert_same_mixture(actual.mixture, expected.mixture)
+
+
+@pytest.mark.parametrize("factor", [1e16, by_dtype(1e-16, 1e-34)])
+def test_any_scale_of_the_weights(factor):
+    x, start = blobs(), start_from_labels(blobs(), "full")
+    one, other = em(start, x), em(start, x, np.full(N, factor))
+    assert other.status == one.status
+    assert_same_mixture(other.mixture, one.mixture)
+
+
+@pytest.mark.parametrize("init", STARTS)
+def test_the_scale_of_the_weights_does_not_change_where_a_fit_starts(init, key):
+    x = array(blobs()[::9])
+    weights = array(np.linspace(0.5, 2, len(x)))
+    one, other = (
+        jg.fit(key, x, K, weights=factor * weights, init=init, max_iter=0) for factor in (1, 1e3)
+    )
+    assert_same_mixture(other.mixture, one.mixture, by_dtype(1e-4, 1e-11))
+
+
+def test_seeds_do_not_depend_on_rows_of_weight_zero():
+    """Whatever they hold, and wherever the rows themselves don't tell seeds apart."""
+
+    @jax.jit
+    def seeds_of(keys, x, weights):
+        rows = Rows(frame_of(x, weights, isotropic=False), x, weights)
+        return jax.vmap(lambda key: plus_plus_seeds(key, rows, K))(keys)
+
+    keys = jax.random.split(jax.random.key(0), 20)
+    x = cloud()[::3]
+    plain = seeds_of(keys, array(x), array(np.ones(30)))
+    assert_close(seeds_of(keys, *padded(x)), plain)

@@ -1,10 +1,24 @@
 """Derivatives: finite wherever the value is, and those of the fit are right."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DTYPE, EPS
+from helpers import (
+    DTYPE,
+    EPS,
+    array,
+    assert_close,
+    assert_same_mixture,
+    blobs,
+    by_dtype,
+    double,
+    em,
+    padded,
+    start_from_labels,
+)
 
 import jaxgmm as jg
 from jaxgmm.implicit import conjugate_residuals
@@ -119,3 +133,56 @@ def test_conjugate_residuals_solve_a_nonsymmetric_system():
 def test_conjugate_residuals_of_a_singular_system_are_finite():
     matrix = jnp.diag(jnp.asarray([1.0, 0.5, 0.0], DTYPE))
     assert np.isfinite(conjugate_residuals(lambda v: matrix @ v, jnp.ones(3, DTYPE))).all()
+
+
+def test_unrolled_steps_are_those_of_the_loop():
+    x = blobs()
+    start = start_from_labels(x, "full")
+    loop, unrolled = (em(start, x, adjoint=name, max_iter=50) for name in ("implicit", "unroll"))
+    assert loop.n_iter == unrolled.n_iter < 50 and loop.status == unrolled.status
+    assert_same_mixture(unrolled.mixture, loop.mixture, by_dtype(1e-5, 1e-12))
+
+
+def test_derivative_with_a_dead_component_is_finite():
+    x = array(blobs())
+    start = start_from_labels(blobs(), "full")
+    dead = replace(start, log_weights=array([-np.inf, np.log(0.4), np.log(0.6)]))
+
+    @jax.grad
+    def gradient(x):
+        result = jg.em(dead, x)
+        mixture = result.mixture
+        return result.log_likelihood + jnp.sum(mixture.means) + jnp.sum(mixture.weights)
+
+    assert np.isfinite(double(gradient(x))).all()
+
+
+@pytest.mark.parametrize("adjoint", ["implicit", "unroll"])
+def test_derivative_with_absent_rows_is_finite(adjoint):
+    x, weights = padded(blobs()[:60])
+    start = start_from_labels(blobs(), "diag")
+
+    @jax.jit
+    @jax.grad
+    def gradient(x):
+        return jg.em(start, x, weights=weights, adjoint=adjoint, max_iter=30).log_likelihood
+
+    derivative = double(gradient(x))
+    assert np.isfinite(derivative).all() and not derivative[60:].any()
+
+
+def test_derivatives_of_a_fit_that_stopped_early_are_those_of_the_maximum():
+    with jax.enable_x64(True):
+        x = jnp.asarray(blobs(width=2.5), "float64")
+        start = jax.tree.map(
+            lambda leaf: leaf.astype("float64"), start_from_labels(blobs(width=2.5), "diag")
+        )
+
+        @jax.jit
+        @jax.grad
+        def gradient(x, tol):
+            mixture = jg.em(start, x, tol=tol, max_iter=5000).mixture
+            return jnp.sum(mixture.means * jnp.arange(1.0, 7.0).reshape(3, 2))
+
+        early, late = gradient(x, 1e-7), gradient(x, 1e-15)
+        assert_close(early, late, rtol=0, atol=1e-4 * float(jnp.max(jnp.abs(late))))

@@ -1,6 +1,7 @@
 """The loop climbs, stops when nothing is left to gain, and reports what it returns."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from helpers import (
+    LABELS,
     TIGHT,
     D,
     K,
@@ -292,3 +294,43 @@ def test_a_batch_of_results_names_the_first_that_failed():
     assert batch[0].check().converged
     with pytest.raises(jg.FitError, match="1 fits failed: fit 1"):
         batch.check()
+
+
+def test_the_regularizations_variance_is_the_weighted_one(covariance_type):
+    x = blobs()
+    weights = double(array(np.where(LABELS == 2, 0.2, 2.0)))
+    start = start_from_labels(x, covariance_type)
+    result = em(start, x, weights, reg_covar=0.05, tol=TIGHT)
+    r = 0.05 * oracle.variance_of(x, covariance_type, weights)
+    mixture, _ = oracle.em(oracle.dense(start), x, covariance_type, 300, weights, r)
+    assert_same_mixture(result.mixture, mixture, by_dtype(1e-3, 1e-8))
+
+
+def test_degenerate_comes_before_max_iter():
+    start = start_from_labels(cloud(), "full")
+    dead = replace(start, log_weights=array([-np.inf, np.log(0.4), np.log(0.6)]))
+    result = em(dead, cloud(), max_iter=3, history=False)
+    assert result.n_iter == 3 and result.status == jg.Status.DEGENERATE
+
+
+def test_the_reported_objective_is_that_of_the_returned_mixture():
+    x = cloud()
+    result = em(start_at_random(x, "full"), x, reg_covar=1e-2, max_iter=3)
+    r = 1e-2 * oracle.variance_of(x, "full")
+    expected = oracle.log_likelihood(oracle.dense(result.mixture), x, None, r)
+    assert_close(result.objective, expected, rtol=RELATIVE)
+    assert_close(result.history[-1], expected, rtol=RELATIVE)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied_diag"])
+def test_the_remaining_gain_is_what_remains(covariance_type):
+    """Extrapolated, not that of the last step; an order of magnitude."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(blobs(width=3.5), "float64")
+        start = start_from_labels(blobs(width=3.5), covariance_type)
+        start = jax.tree.map(lambda leaf: leaf.astype("float64"), start)
+        some, end = (
+            jg.em(start, x, tol=tol, history=False, max_iter=20_000) for tol in (1e-4, 1e-14)
+        )
+        left = float(end.objective - some.objective) / N
+        assert left / 1.5 < some.remaining_gain < 10 * left

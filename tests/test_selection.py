@@ -7,9 +7,10 @@ import pytest
 from helpers import COVARIANCE_TYPES, D, K, N, array, assert_close, blobs, start_from_labels
 
 import jaxgmm as jg
+import jaxgmm.selection
 from jaxgmm.selection import ROW, Selection, ranking
 
-WEIGHTS = np.arange(N) % 3.0
+WEIGHTS = np.arange(N) % 4.0
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +230,23 @@ def test_bad_arguments_are_refused(options, message):
 def test_key_must_be_a_key():
     with pytest.raises(TypeError, match="key"):
         jg.select(0, array(blobs()), [1, 2])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"criterion": "x"},
+        {"tol": -1.0},
+        {"n_init": 0},
+        {"covariance_type": ["full", "round"]},
+        {"n_components": [1, N + 1]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_sweep_is_refused_before_anything_is_fitted(monkeypatch, key, options):
+    def never(*_):
+        raise AssertionError("fitted")
+
+    monkeypatch.setattr(jaxgmm.selection, "fit_active", never)
+    with pytest.raises(ValueError):
+        jg.select(key, array(blobs()), **{"n_components": [1, 2], **options})

@@ -1,5 +1,6 @@
 """What calls itself converged has converged, and what is narrow is left alone."""
 
+from functools import partial
 from importlib.resources import files
 
 import jax
@@ -46,11 +47,14 @@ def test_a_converged_fit_has_nothing_left_to_gain(faithful, init):
     log-likelihood of -1126.326.
     """
     x = array(faithful)
+    patient = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 2})
 
+    @patient
     @jax.vmap
     def from_key(key):
         return jg.fit(key, x, 3, covariance_type="tied", init=init, history=False)
 
+    @patient
     @jax.vmap
     def go_on(mixture):
         return jg.em(mixture, x, tol=0.0, max_iter=20_000, history=False)

@@ -1,0 +1,83 @@
+"""Restarts: each has a key of its own, and the best healthy one wins, with what belongs to it."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import K, N, array, assert_close, blobs, em, start_from_labels
+
+import jaxgmm as jg
+from jaxgmm.fitting import best_of
+from jaxgmm.initialization import STARTS, start_from
+from jaxgmm.loop import problem_of
+
+
+def test_a_healthy_restart_wins_over_a_higher_degenerate_one():
+    result = em(start_from_labels(blobs(), "full"), blobs())
+    cases = [
+        (jg.Status.DEGENERATE, 3.0),
+        (jg.Status.CONVERGED, 1.0),
+        (jg.Status.MAX_ITER, 2.0),
+        (jg.Status.NON_FINITE, np.nan),
+    ]
+    results = [
+        replace(
+            result,
+            status=jnp.asarray(int(s), jnp.int32),
+            objective=array(o),
+            degenerate=jnp.arange(K) == i,
+        )
+        for i, (s, o) in enumerate(cases)
+    ]
+
+    def best(*numbers):
+        return best_of(
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *(results[i] for i in numbers))
+        )
+
+    assert best(0, 1, 2, 3).objective == 2 and best(0, 1, 3).objective == 1
+    assert best(3, 0).objective == 3 and best(0, 1, 2).degenerate.tolist() == [False, False, True]
+
+
+def test_restarts_have_keys_of_their_own(key):
+    x = array(blobs())
+    problem = problem_of(x, array(np.ones(N)), array(0.0), K, "full")
+    active = jnp.ones(K, bool)
+
+    @jax.jit
+    def start_of(restart):
+        partition = STARTS["random"](jax.random.fold_in(key, restart), problem.rows, active)
+        variances = problem.regularization
+        return start_from(partition, problem.rows, active, "full", variances, lend=True)
+
+    starts = [problem.rows.frame.leave(start_of(restart)) for restart in range(3)]
+    objectives = [float(jg.log_likelihood(start, x)) for start in starts]
+    for n_init in (1, 3):
+        best = jg.fit(key, x, K, init="random", n_init=n_init, max_iter=0)
+        assert_close(best.log_likelihood, max(objectives[:n_init]), rtol=1e-4)
+    assert np.ptp(objectives) > 1e-3
+
+
+def test_a_fit_from_a_mixture_is_em(key):
+    x = array(blobs())
+    start = start_from_labels(x, "full")
+    options = {
+        "weights": array(np.linspace(0.5, 2, N)),
+        "tol": 1e-3,
+        "reg_covar": 0.05,
+        "max_iter": 50,
+    }
+    actual = jg.fit(key, x, K, init=start, covariance_type="diag", **options)
+    expected = jg.em(start, x, covariance_type="diag", **options)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert np.array_equal(a, e)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_data_are_fitted_in_float32(dtype, key):
+    result = jg.fit(
+        key, jnp.asarray(blobs(), dtype), K, covariance_type="tied_spherical", max_iter=2
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(result.mixture)} == {jnp.dtype("float32")}

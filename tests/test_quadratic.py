@@ -1,0 +1,227 @@
+"""The pass by matrix products gives what the one by differences gives, and knows where it can't."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import (
+    COVARIANCE_TYPES,
+    DTYPE,
+    EPS,
+    LABELS,
+    TIGHT,
+    D,
+    K,
+    N,
+    array,
+    assert_close,
+    assert_same_mixture,
+    blobs,
+    by_dtype,
+    double,
+    em,
+    padded,
+    start_from_labels,
+)
+
+import jaxgmm as jg
+from jaxgmm import quadratic
+from jaxgmm.expectation import expect_by_differences
+from jaxgmm.frame import Rows, frame_of
+from jaxgmm.quadratic import LINEAR, expect_by_products, features_for, is_accurate, linear_form
+from jaxgmm.steps import maximize
+from jaxgmm.structures import STRUCTURES
+
+
+def rows_of(x, weights, isotropic):
+    x, weights = padded(x, weights)
+    return Rows(frame_of(x, weights, isotropic), x, weights)
+
+
+@pytest.fixture(params=["plain", "weighted"])
+def weights(request):
+    """Sample weights, of which some are zero."""
+    if request.param == "plain":
+        return np.ones(N)
+    weights = np.random.default_rng(0).uniform(0.5, 2, size=N)
+    weights[::7] = 0
+    return weights
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["each", "together"])
+def test_statistics_are_those_of_differences(covariance_type, weights, shared):
+    """Of each component, or where they share a covariance of all of them together."""
+    structure = STRUCTURES[covariance_type]
+    x = np.where(weights[:, None] > 0, blobs(), np.nan)
+    rows = rows_of(x, weights, structure.isotropic)
+    mixture = rows.frame.enter(start_from_labels(blobs(), covariance_type))
+    reach = reach_of_small(rows, structure if shared else None)
+    full = structure.full_second_moment
+    expected = expect_by_differences(rows, mixture, None, full)
+    actual = expect_by_products(rows, mixture, None, full, reach.square)
+    tolerance = by_dtype(2e-4, 1e-12)
+    assert_close(actual.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-13))
+    assert_close(actual.count, expected.count, rtol=tolerance)
+    if not (shared and structure.shared):
+        moved = actual.about(expected.origin)
+        assert_close(moved.first, expected.first, rtol=0, atol=tolerance * N)
+        assert_close(moved.second, expected.second, rtol=0, atol=tolerance * N)
+    nothing = jnp.zeros(D, DTYPE)
+    assert_same_mixture(
+        maximize(actual, covariance_type, mixture, nothing),
+        maximize(expected, covariance_type, mixture, nothing),
+        by_dtype(1e-3, 1e-11),
+    )
+
+
+def reach_of_small(rows, structure):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quadratic, "SMALLEST_PASS", 0)
+        return quadratic.reach_of(rows, K, structure)
+
+
+def test_a_log_prior_is_added_and_dead_components_stay_dead():
+    rows = rows_of(blobs(), np.ones(N), False)
+    mixture = rows.frame.enter(start_from_labels(blobs(), "full"))
+    dead = jg.GaussianMixture(
+        mixture.log_weights.at[1].set(-jnp.inf), mixture.means, mixture.covariance
+    )
+    log_prior = array(np.random.default_rng(0).normal(size=(N, K)))
+    expected = expect_by_differences(rows, dead, log_prior, True)
+    actual = expect_by_products(rows, dead, log_prior, True, None)
+    assert actual.count[1] == 0
+    assert_close(actual.count, expected.count, rtol=by_dtype(1e-4, 1e-12))
+    assert_close(actual.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-13))
+
+
+RATIOS = 10.0 ** np.arange(0, 8.5, 0.5)
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 8])
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_where_the_products_are_used_logits_have_a_stated_error(n_features, covariance_type):
+    """Over tighter and tighter clusters, judged in NumPy's float64; and where not, it matters."""
+    random = np.random.default_rng(0)
+    labels = np.arange(400) % K
+    noise = random.normal(size=(400, n_features))
+    centers = random.normal(size=(K, n_features))
+    accepted = []
+    for ratio in RATIOS:
+        x = double(array(centers[labels] + noise / ratio))
+        rows = Rows(frame_of(array(x), jnp.ones(400, DTYPE), False), array(x), jnp.ones(400, DTYPE))
+        z = rows.frame.read(rows.x, rows.weights)
+        shares = array(np.eye(K)[labels])
+        mixture = jg.m_step(
+            jg.accumulate(z, shares, covariance_type=covariance_type),
+            covariance_type,
+            regularization=EPS**2,
+        )
+        features = features_for(mixture, covariance_type == "full")
+        coefficients, constants = linear_form(mixture, features)
+        logits = (coefficients @ features.of(z.T)).T + constants[None]
+        error = np.abs(double(logits) - logits_in_double(mixture, double(z))).max()
+        radius = jnp.max(jnp.abs(z), axis=0)
+        accepted.append(bool(is_accurate(mixture, radius)))
+        assert not accepted[-1] or error <= quadratic.LOGIT_ERROR[jnp.finfo(DTYPE).bits]
+    assert accepted == sorted(accepted, reverse=True)
+    switches = RATIOS[accepted.index(False)]
+    assert by_dtype(5, 1e3) <= switches <= by_dtype(1e3, 1e7)
+
+
+def logits_in_double(mixture, z):
+    """log w_k + log N(z | μ_k, Σ_k): (N, K)."""
+    columns = []
+    scale = double(next(iter(vars(mixture.covariance).values())))
+    for k in range(K):
+        factor = scale[k] if scale.ndim == 3 else np.diag(scale[k])
+        whitened = np.linalg.solve(factor, (z - double(mixture.means[k])).T)
+        log_det = np.log(np.diag(factor)).sum() + z.shape[1] * np.log(2 * np.pi) / 2
+        columns.append(double(mixture.log_weights[k]) - log_det - np.sum(whitened**2, axis=0) / 2)
+    return np.stack(columns, axis=1)
+
+
+def test_a_far_row_or_a_small_gain_asks_for_differences():
+    mixture = jg.GaussianMixture.create(
+        [0.5, 0.5], np.eye(2).tolist(), np.ones((2, 2)).tolist(), "diag"
+    )
+    near, far = jnp.full(2, 3.0, DTYPE), jnp.full(2, by_dtype(1e3, 1e6), DTYPE)
+    assert is_accurate(mixture, near) and not is_accurate(mixture, far)
+    assert is_accurate(mixture, near, array(1e-6))
+    assert not is_accurate(mixture, near, array(EPS**2))
+    assert not is_accurate(mixture, jnp.full(2, jnp.nan, DTYPE))
+
+
+FORMS = ["full", "diag", "tied"]
+
+
+@pytest.fixture(scope="module")
+def by_products():
+    """Fits of which every step may be made by products, by covariance type, and a batch of them."""
+    x = array(blobs())
+    starts = {name: start_from_labels(x, name, blur=0.4) for name in COVARIANCE_TYPES}
+    with pytest.MonkeyPatch.context() as patch:
+        jax.clear_caches()
+        patch.setattr(quadratic, "SMALLEST_PASS", 0)
+        patch.setattr(quadratic, "rows_of_features", lambda n_rows, n_features: 7)
+        fits = {name: em(starts[name], x, tol=TIGHT) for name in FORMS}
+        statistics = {name: jg.e_step(start, x) for name, start in starts.items()}
+        batch = jax.vmap(lambda x: jg.em(starts["tied"], x, tol=TIGHT))(jnp.stack([x, 3 * x]))
+    jax.clear_caches()
+    return fits, statistics, batch
+
+
+@pytest.mark.parametrize("covariance_type", FORMS)
+def test_a_fit_by_products_is_the_fit(by_products, covariance_type):
+    """And its objective never falls, also where it changes from one form to the other."""
+    actual = by_products[0][covariance_type]
+    start = start_from_labels(blobs(), covariance_type, blur=0.4)
+    expected = em(start, blobs(), tol=TIGHT)
+    assert actual.status == expected.status == jg.Status.CONVERGED
+    assert abs(int(actual.n_iter) - int(expected.n_iter)) <= by_dtype(3, 1)
+    assert_same_mixture(actual.mixture, expected.mixture, by_dtype(1e-3, 1e-8))
+    size = np.abs(double(expected.mixture.log_prob(array(blobs())))).sum()
+    assert np.diff(double(actual.history)).min() >= -by_dtype(1e-5, 1e-10) * size
+
+
+def test_an_e_step_by_products_is_the_e_step(by_products, covariance_type):
+    expected = jg.e_step(start_from_labels(blobs(), covariance_type, blur=0.4), array(blobs()))
+    actual = by_products[1][covariance_type]
+    assert np.array_equal(actual.origin, expected.origin)
+    for name in ("log_likelihood", "count", "first", "second"):
+        wanted = double(getattr(expected, name))
+        tolerance = by_dtype(2e-4, 1e-11) * max(1, np.abs(wanted).max())
+        assert_close(getattr(actual, name), wanted, rtol=0, atol=tolerance)
+
+
+def test_a_batch_by_products_is_fitted_as_one_by_one(by_products):
+    fits, _, batch = by_products
+    assert np.all(np.asarray(batch.status) == jg.Status.CONVERGED)
+    assert_same_mixture(batch[0].mixture, fits["tied"].mixture, by_dtype(1e-3, 1e-8))
+
+
+def test_the_choice_of_a_form_stays_a_choice_in_a_batch_and_has_no_derivative(monkeypatch):
+    """One branch of the loop's step in a program, however it is transformed."""
+    monkeypatch.setattr(quadratic, "SMALLEST_PASS", 0)
+    start = start_from_labels(blobs(), "full")
+
+    def branches(function, x):
+        return str(jax.make_jaxpr(function)(array(x))).count("cond[")
+
+    def fit(x):
+        return jg.em(start, x, max_iter=13).log_likelihood
+
+    assert branches(fit, blobs()) == 1
+    assert branches(jax.vmap(fit), np.stack([blobs()] * 2)) == 1
+    assert branches(jax.grad(fit), blobs()) == 1
+
+
+def test_features_of_first_order_leave_out_what_all_components_share():
+    rows = rows_of(blobs(), np.ones(N), False)
+    mixture = rows.frame.enter(start_from_labels(blobs(), "tied"))
+    z = rows.frame.read(rows.x, rows.weights)
+    logits = double(mixture.component_log_prob(z)) + double(mixture.log_weights)
+    coefficients, constants = linear_form(mixture, LINEAR)
+    linear = double((coefficients @ LINEAR.of(z.T)).T + constants[None])
+    rest = logits - linear
+    assert_close(rest, rest[:, :1] * np.ones(K), rtol=0, atol=by_dtype(1e-3, 1e-11))
+    assert len(LABELS) == len(rest)
