@@ -10,13 +10,12 @@ likelihood has no maximum.
 prints the table and writes it to `results/parity.json`.
 """
 
-import json
 import warnings
-from pathlib import Path
 
 import jax
 import numpy as np
-import sklearn
+from machine import RESULTS, circumstances, write_report
+from reference import dense, estimate
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
@@ -35,31 +34,6 @@ def partition(x: np.ndarray, n_components: int) -> np.ndarray:
     """Labels of k-means on standardized features: (N,) int."""
     standardized = (x - x.mean(axis=0)) / x.std(axis=0)
     return KMeans(n_components, n_init=3, random_state=0).fit(standardized).labels_
-
-
-def dense(covariances: np.ndarray, covariance_type: str, shape: tuple[int, int]) -> np.ndarray:
-    """Covariances in scikit-learn's shapes as (K, D, D); `shape` is (K, D)."""
-    if covariance_type == "spherical":
-        covariances = np.broadcast_to(covariances[:, None], shape)
-    if covariance_type in ("diag", "spherical"):
-        return covariances[:, :, None] * np.eye(shape[1])
-    return np.broadcast_to(covariances, (*shape, shape[1]))
-
-
-def estimate(x: np.ndarray, labels: np.ndarray, covariance_type: str) -> tuple[np.ndarray, ...]:
-    """Weights, means and covariances in scikit-learn's shapes of a hard partition: the M-step."""
-    groups = [x[labels == k] for k in range(labels.max() + 1)]
-    weights = np.array([len(group) for group in groups]) / len(x)
-    means = np.stack([group.mean(axis=0) for group in groups])
-    scatters = np.stack([np.atleast_2d(np.cov(group.T, bias=True)) for group in groups])
-    diagonals = np.stack([group.var(axis=0) for group in groups])
-    covariances = {
-        "full": scatters,
-        "tied": np.einsum("k,kij->ij", weights, scatters),
-        "diag": diagonals,
-        "spherical": diagonals.mean(axis=1),
-    }
-    return weights, means, covariances[covariance_type]
 
 
 def fit_peer(x: np.ndarray, labels: np.ndarray, covariance_type: str) -> Peer:
@@ -168,18 +142,12 @@ def main() -> None:
     }
     print(f"{len(compared)} of {len(rows)} cells compared; largest differences:", largest)
     report = {
-        "versions": {
-            "jax": jax.__version__,
-            "jaxgmm": jg.__version__,
-            "sklearn": sklearn.__version__,
-        },
+        **circumstances("jax", "jaxgmm", "numpy", "scikit-learn"),
         "compared": len(compared),
         "largest": largest,
         "cells": rows,
     }
-    path = Path(__file__).parent / "results" / "parity.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(RESULTS / "parity.json", report)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,6 @@ prints a table and writes `results/spurious.json`. The log-likelihoods of both l
 of their final mixtures on the same data, in float64, in nats per data set.
 """
 
-import datetime
-import json
-import platform
 import sys
 import warnings
 from collections import Counter
@@ -23,7 +20,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sklearn
+from machine import RESULTS, circumstances, write_report
+from reference import joint_log_prob
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Peer
@@ -64,12 +62,7 @@ def score(log_weights: np.ndarray, means: np.ndarray, factors: np.ndarray, x: np
         factors: (K, D, D) lower Cholesky factors of the covariances.
         x: (N, D).
     """
-    columns = []
-    for log_weight, mean, factor in zip(log_weights, means, factors, strict=True):
-        whitened = np.linalg.solve(factor, (x - mean).T)
-        log_det = np.log(np.diag(factor)).sum() + len(mean) * np.log(2 * np.pi) / 2
-        columns.append(log_weight - log_det - np.sum(whitened**2, axis=0) / 2)
-    logits = np.stack(columns, axis=1)
+    logits = joint_log_prob(log_weights, means, factors, x)
     log_prob = np.logaddexp.reduce(logits, axis=1)
     return float(log_prob.sum()), np.exp(logits - log_prob[:, None]).sum(axis=0)
 
@@ -127,16 +120,6 @@ def summary(fits, n_features: int) -> dict:
     }
 
 
-def processor() -> str:
-    """The processor's model name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     rows = []
@@ -160,24 +143,13 @@ def main() -> None:
                 flush=True,
             )
     report = {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor(),
-        "platform": platform.platform(),
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxgmm": jg.__version__,
-            "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
+        **circumstances("jax", "jaxgmm", "numpy", "scikit-learn"),
         "n_components": N_COMPONENTS,
         "covariance_type": "full",
         "seeds": seeds,
         "rows": rows,
     }
-    path = Path(__file__).parent / "results" / "spurious.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(RESULTS / "spurious.json", report)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,15 @@ from jax.typing import ArrayLike
 from jaxgmm.densities import log_density
 from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, logsumexp, softmax_and_logsumexp
-from jaxgmm.quadratic import Reach, agreed, expect_by_products, is_accurate
+from jaxgmm.numerics import einsum, logsumexp, rows_of_features, softmax_and_logsumexp
+from jaxgmm.quadratic import (
+    PRODUCTS,
+    SQUARES,
+    Reach,
+    agreed,
+    expect_by_products,
+    is_accurate,
+)
 from jaxgmm.statistics import SufficientStatistics
 
 
@@ -97,6 +104,33 @@ def collect(
 
     count, first, second = rows.sum(summand, rows.chunk_rows(origin.size))
     return SufficientStatistics(jnp.zeros_like(count[0]), count, first, second, origin)
+
+
+def collect_partition(
+    rows: Rows,
+    partition: Callable[[Array, Array], Array],
+    origin: Array,
+    full_second_moment: bool,
+) -> SufficientStatistics:
+    """`collect` for responsibilities that are 0 or 1: each row has one difference, from its own.
+
+    Args:
+        rows: the data; origin and statistics are in their frame.
+        partition: called as by `collect`, returns one-hot rows.
+        origin: (K, D).
+        full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
+    """
+    features = PRODUCTS if full_second_moment else SQUARES
+
+    def summand(numbers: Array, weights: Array, z: Array) -> Array:
+        own = partition(numbers, z)
+        difference = z - einsum("nk,kd->nd", own, origin)
+        return einsum("fn,nk->fk", features.of(difference.T), weights[:, None] * own)
+
+    n_rows, n_features = rows.x.shape
+    sums = rows.sum(summand, rows_of_features(n_rows, features.count(n_features)))
+    first, second = features.moments(sums)
+    return SufficientStatistics(jnp.zeros_like(sums[0, 0]), sums[-1], first, second, origin)
 
 
 def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) -> tuple[Array, ...]:

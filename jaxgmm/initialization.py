@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.expectation import collect
+from jaxgmm.expectation import collect, collect_partition
 from jaxgmm.frame import Rows
-from jaxgmm.kmeans import lloyd, nearest, plus_plus_seeds
+from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, subsample
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize, means_of
@@ -23,29 +23,36 @@ Responsibilities = Callable[[Array, Array], Array]
 FEW_ITERATIONS = 3
 MAX_ITERATIONS = 300
 
+# Seeds are one after the other, and so are chosen from no more rows than are needed for them.
+SAMPLE_ROWS = 2**13
+SAMPLE_ROWS_PER_SEED = 2**7
+
 
 def by_plus_plus(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """The partition that k-means reaches in a few iterations from greedy k-means++ seeds."""
-    return _by_lloyd(key, rows, active, FEW_ITERATIONS)
+    sample, seeds = _seeds(key, rows, active)
+    return Nearest(lloyd(rows, sample, seeds, FEW_ITERATIONS))
 
 
 def by_kmeans(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """The partition that k-means converges to from greedy k-means++ seeds."""
-    return _by_lloyd(key, rows, active, MAX_ITERATIONS)
+    sample, seeds = _seeds(key, rows, active)
+    if sample is not rows:
+        seeds = lloyd(sample, sample, seeds, MAX_ITERATIONS)
+    return Nearest(lloyd(rows, sample, seeds, MAX_ITERATIONS))
 
 
-def _by_lloyd(key: Array, rows: Rows, active: Array, max_iter: int) -> Responsibilities:
-    seeds = _away(plus_plus_seeds(key, rows, active.size), active)
-    centers = lloyd(rows, seeds, max_iter)
-    return lambda _, z: nearest(z, centers)
+def _seeds(key: Array, rows: Rows, active: Array) -> tuple[Rows, Array]:
+    """Greedy k-means++ seeds, and the rows that they were chosen from."""
+    sample = subsample(key, rows, max(SAMPLE_ROWS, SAMPLE_ROWS_PER_SEED * active.size))
+    return sample, _away(plus_plus_seeds(key, sample, active.size), active)
 
 
 def by_random_rows(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """The nearest-seed partition of K different rows, drawn in proportion to their weights."""
     noise = jax.random.gumbel(key, rows.weights.shape, rows.weights.dtype)
     _, drawn = lax.top_k(jnp.log(rows.weights) + noise, active.size)
-    seeds = _away(rows.frame.read(rows.x[drawn], rows.weights[drawn]), active)
-    return lambda _, z: nearest(z, seeds)
+    return Nearest(_away(rows.frame.read(rows.x[drawn], rows.weights[drawn]), active))
 
 
 def by_random_responsibilities(key: Array, rows: Rows, active: Array) -> Responsibilities:
@@ -101,7 +108,10 @@ def start_from(
     zero = jnp.zeros((active.size, rows.x.shape[1]), rows.x.dtype)
     means = means_of(collect(rows, responsibilities, zero, full_second_moment=False))
     full_second_moment = structure_named(covariance_type).full_second_moment
-    statistics = collect(rows, responsibilities, means, full_second_moment)
+    if isinstance(responsibilities, Nearest):
+        statistics = collect_partition(rows, responsibilities, means, full_second_moment)
+    else:
+        statistics = collect(rows, responsibilities, means, full_second_moment)
     if lend:
         present = jnp.sum(rows.weights > 0).astype(rows.x.dtype)
         average_row = rows.total_weight() / present

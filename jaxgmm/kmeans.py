@@ -1,6 +1,8 @@
 """k-means in the frame: greedy k-means++ seeds, and Lloyd's iterations from them."""
 
 import math
+from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +17,47 @@ def squared_distances(z: Array, centers: Array) -> Array:
     return jnp.sum((z[:, None, :] - centers[None]) ** 2, axis=-1)
 
 
-def nearest(z: Array, centers: Array) -> Array:
-    """One-hot partition of rows by their nearest center, the lowest of equals: (N, K)."""
-    labels = jnp.argmin(squared_distances(z, centers), axis=-1)
-    return jax.nn.one_hot(labels, centers.shape[0], dtype=z.dtype)
+@dataclass(frozen=True)
+class Nearest:
+    """The partition of rows by their nearest center, the lowest of equals.
+
+    Attributes:
+        centers: (K, D) in the frame; those at infinity are nearest to nothing.
+    """
+
+    centers: Array
+
+    def __call__(self, _: Array, z: Array) -> Array:
+        """One-hot, of the rows' numbers and the rows: (rows, D) -> (rows, K)."""
+        somewhere = jnp.all(jnp.isfinite(self.centers), axis=1)
+        centers = jnp.where(somewhere[:, None], self.centers, 0)
+        half = jnp.where(somewhere, jnp.sum(centers**2, axis=1) / 2, jnp.inf)
+        labels = jnp.argmin(half[None] - einsum("nd,kd->nk", z, centers), axis=-1)
+        return jax.nn.one_hot(labels, centers.shape[0], dtype=z.dtype)
+
+
+def subsample(key: Array, rows: Rows, size: int) -> Rows:
+    """At most so many rows, evenly spread: all of them where there aren't more.
+
+    Rows of weight 0 are never among them, so that they change nothing.
+
+    Args:
+        key: PRNG key.
+        rows: the data.
+        size: number of rows; behind the rows there are, rows of weight 0 fill up.
+    """
+    frame, x, weights = rows
+    if x.shape[0] <= size:
+        return rows
+    # Where the weights are known to be ones, XLA would add them up while it compiles.
+    n_before = jnp.cumsum(lax.optimization_barrier(weights > 0))
+    present = n_before[-1]
+    place = jnp.arange(size)
+    within = jax.random.uniform(key, (size,), x.dtype)
+    stratum = (place.astype(x.dtype) + within) * (present.astype(x.dtype) / size)
+    rank = jnp.where(present > size, stratum.astype(place.dtype), place)
+    drawn = jnp.searchsorted(n_before, jnp.minimum(rank, present - 1), side="right")
+    return Rows(frame, x[drawn], jnp.where(rank < present, weights[drawn], 0))
 
 
 def draw_rows(key: Array, log_density: Array, shape: tuple[int, ...]) -> Array:
@@ -67,26 +106,34 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
     return seeds
 
 
-def lloyd(rows: Rows, seeds: Array, max_iter: int) -> Array:
+def lloyd(rows: Rows, sample: Rows, seeds: Array, max_iter: int) -> Array:
     """Centers after at most `max_iter` iterations of k-means from given seeds: (K, D) in the frame.
 
     An empty cluster is moved to the row that is farthest from its center, one in each iteration.
     Seeds at infinity stay there.
+
+    Args:
+        rows: the data.
+        sample: rows of which the farthest is searched.
+        seeds: (K, D).
+        max_iter: number of passes.
     """
 
-    def summand(centers: Array, weights: Array, z: Array) -> tuple[Array, Array]:
-        own = weights[:, None] * nearest(z, centers)
+    def summand(
+        partition: Nearest, numbers: Array, weights: Array, z: Array
+    ) -> tuple[Array, Array]:
+        own = weights[:, None] * partition(numbers, z)
         return jnp.sum(own, axis=0), einsum("nk,nd->kd", own, z)
 
     def next_centers(centers: Array) -> Array:
         size = rows.chunk_rows(centers.size)
-        count, total = rows.sum(lambda _, w, z: summand(centers, w, z), size)
+        count, total = rows.sum(partial(summand, Nearest(centers)), size)
         without_rows = (count == 0)[:, None]
         means = jnp.where(without_rows, centers, total / jnp.where(without_rows, 1, count[:, None]))
         empty = jnp.any(without_rows & jnp.isfinite(centers), axis=1)
         return lax.cond(
             jnp.any(empty),
-            lambda: means.at[jnp.argmax(empty)].set(farthest_row(rows, centers)),
+            lambda: means.at[jnp.argmax(empty)].set(farthest_row(sample, centers)),
             lambda: means,
         )
 

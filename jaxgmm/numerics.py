@@ -74,8 +74,9 @@ def cholesky(matrix: Array) -> Array:
     """Lower Cholesky factors that exist for every positive semidefinite matrix.
 
     The pivot of feature j is its variance given the features before it. Where rounding has eaten
-    it, so that it is below D·eps of that feature's own variance, it is raised to that. Matrices
-    with a condition number below 1 / (D·eps) are not touched.
+    it, so that it is below D·eps of that feature's own variance, it is raised to that. No entry is
+    larger than what its feature has left of its variance allows, or rounding would grow from column
+    to column. Matrices with a condition number below 1 / (D·eps) are not touched.
 
     Args:
         matrix: (..., D, D) symmetric.
@@ -87,17 +88,24 @@ def cholesky(matrix: Array) -> Array:
     precision = jnp.finfo(matrix.dtype)
     rows = jnp.arange(n_features)
 
-    def next_column(j: Array, factor: Array) -> Array:
+    def next_column(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        factor, left = carry
         row = lax.dynamic_index_in_dim(factor, j, axis=-2, keepdims=False)
         column = lax.dynamic_index_in_dim(matrix, j, axis=-1, keepdims=False)
         variance = lax.dynamic_index_in_dim(column, j, axis=-1)
         column = column - einsum("...ij,...j->...i", factor, row)
         floor = jnp.maximum(n_features * precision.eps * variance, precision.tiny)
         pivot = jnp.maximum(lax.dynamic_index_in_dim(column, j, axis=-1), floor)
-        column = jnp.where(rows == j, pivot, jnp.where(rows > j, column, 0)) / jnp.sqrt(pivot)
-        return lax.dynamic_update_index_in_dim(factor, column, j, axis=-1)
+        root = jnp.sqrt(pivot)
+        most = jnp.sqrt(jnp.maximum(left, 0))
+        below = jnp.clip(column / root, -most, most)
+        column = jnp.where(rows == j, root, jnp.where(rows > j, below, 0))
+        left = left - lax.stop_gradient(column) ** 2
+        return lax.dynamic_update_index_in_dim(factor, column, j, axis=-1), left
 
-    return lax.fori_loop(0, n_features, next_column, jnp.zeros_like(matrix))
+    variances = lax.stop_gradient(jnp.diagonal(matrix, axis1=-2, axis2=-1))
+    start = (jnp.zeros_like(matrix), variances)
+    return lax.fori_loop(0, n_features, next_column, start)[0]
 
 
 def inverse_of_lower(factor: Array) -> Array:

@@ -171,6 +171,17 @@ def test_logsumexp_does_not_overflow():
     assert_close(logsumexp(array([-1e4, -1e4])), -1e4 + np.log(2))
 
 
+def test_cholesky_of_rounded_singular_matrices_does_not_grow():
+    """Of rank 4 in 30 dimensions: what rounding leaves of the rest is no factor of anything."""
+    thin = np.random.default_rng(0).normal(size=(20, 30, 4))
+    matrix = array(np.einsum("kir,kjr->kij", thin, thin))
+    factor = double(cholesky(matrix))
+    diagonal = np.einsum("kii->ki", double(matrix))
+    error = np.abs(np.einsum("kij,klj->kil", factor, factor) - double(matrix))
+    scale = np.sqrt(diagonal[:, :, None] * diagonal[:, None, :])
+    assert np.max(error / scale) < by_dtype(0.02, 1e-6)
+
+
 def test_the_nearest_shared_covariance_is_the_average_by_weight():
     covariances = array(np.stack([np.eye(2), 4 * np.eye(2)]))
     nearest = STRUCTURES["tied"].nearest(covariances, array([0.25, 0.75]))

@@ -29,7 +29,7 @@ import jaxgmm as jg
 from jaxgmm import densities, frame
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.initialization import STARTS, start_from
-from jaxgmm.kmeans import plus_plus_seeds
+from jaxgmm.kmeans import plus_plus_seeds, subsample
 from jaxgmm.loop import problem_of
 from jaxgmm.numerics import sum_over_chunks
 
@@ -250,7 +250,8 @@ def fit_and_densities():
     statistics = {name: jg.e_step(start, x) for name, start in starts.items()}
     start = starts["full"]
     queries = start.log_prob(x), start.responsibilities(x), start.component_log_prob(x)
-    return em(start, x, tol=TIGHT), (statistics, by_row_number(start, x)), queries
+    by_number = jax.jit(lambda x: by_row_number(start, x))(x)
+    return em(start, x, tol=TIGHT), (statistics, by_number), queries
 
 
 def by_row_number(start, x):
@@ -300,6 +301,26 @@ def test_rows_of_weight_zero_do_not_change_where_a_fit_starts(init, key):
     x = blobs()[::3]
     plain, among_others = partition(array(x), array(np.ones(30))), partition(*padded(x))
     assert_close(among_others, plain)
+
+
+@pytest.mark.parametrize("size", [7, 29, 30, 60])
+def test_a_subsample_is_of_rows_that_are_there_and_of_all_where_they_are_few(size, key):
+    """Spread evenly, and the same whatever rows of weight 0 stand behind."""
+    x = np.arange(30.0)[:, None] * [1.0, -1.0]
+    weights = 1.0 + np.arange(30)
+    samples = []
+    for n_rows in (30, 61, 90):
+        rows, padded_weights = padded(x, weights, n_rows)
+        sample = subsample(key, Rows(None, rows, padded_weights), size)
+        there = np.asarray(sample.weights) > 0
+        samples.append((double(sample.x)[there], double(sample.weights)[there]))
+    drawn, weights_of_drawn = samples[0]
+    assert len(drawn) == min(size, 30)
+    steps = np.diff(drawn[:, 0])
+    assert steps.max() <= 2 * max(1, 30 / size) and (size < 30 or np.all(steps == 1))
+    assert_close(weights_of_drawn, 1 + drawn[:, 0])
+    for others in samples[1:]:
+        assert np.array_equal(others[0], drawn) and np.array_equal(others[1], weights_of_drawn)
 
 
 def test_sums_over_chunks_do_not_lose_what_is_small():

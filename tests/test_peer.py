@@ -1,6 +1,7 @@
 """Parity with scikit-learn and with figures that mclust's authors published."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import jax
@@ -11,7 +12,9 @@ from sklearn.mixture import GaussianMixture as Peer
 import jaxgmm as jg
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 PARITY = runpy.run_path(str(ROOT / "benchmarks" / "parity.py"))
+sys.path.remove(str(ROOT / "benchmarks"))
 
 # As mclust prints them for EEE with 3 components, in its sign.
 MCLUST_LOG_LIKELIHOOD = -1126.326

@@ -1,0 +1,92 @@
+"""What the speed benchmark runs on: shapes, data, starts, and the arithmetic that a step needs."""
+
+from typing import NamedTuple
+
+import numpy as np
+from reference import Parameters, estimate
+
+SEPARATION = 4.0
+LLOYD_STEPS = 2
+
+
+class Workload(NamedTuple):
+    """One row of a table: N rows, D features, K components."""
+
+    covariance_type: str
+    dtype: str
+    n: int
+    d: int
+    k: int
+
+
+FULL_32 = ((100_000, 2, 8), (100_000, 8, 16), (100_000, 16, 32), (50_000, 32, 64), (50_000, 64, 32))
+FULL_64 = ((100_000, 8, 16), (100_000, 16, 32), (50_000, 32, 64))
+OTHERS = ((100_000, 8, 16), (100_000, 32, 16))
+QUICK = ((5_000, 2, 4),)
+
+
+def planned(shapes: tuple[tuple[int, int, int], ...] | None = None) -> list[Workload]:
+    """The rows of all tables; with `shapes` every table has these instead of its own."""
+    plan = [("full", "float32", FULL_32), ("full", "float64", FULL_64)]
+    plan += [
+        (covariance_type, "float32", OTHERS) for covariance_type in ("tied", "diag", "spherical")
+    ]
+    return [
+        Workload(covariance_type, dtype, *shape)
+        for covariance_type, dtype, own in plan
+        for shape in shapes or own
+    ]
+
+
+def sample(workload: Workload, rng: np.random.Generator) -> np.ndarray:
+    """Rows of a random mixture: (N, D) in the workload's dtype.
+
+    Weights lie within a factor of three of each other, covariances have random axes with standard
+    deviations between 0.7 and 1.4, and two means are typically `SEPARATION` apart whatever D is:
+    components overlap, more where many of them share few dimensions.
+    """
+    _, dtype, n, d, k = workload
+    weights = rng.uniform(0.5, 1.5, k)
+    labels = rng.choice(k, n, p=weights / weights.sum())
+    means = rng.standard_normal((k, d)) * SEPARATION / np.sqrt(2 * d)
+    axes = np.linalg.qr(rng.standard_normal((k, d, d)))[0]
+    factors = axes * rng.uniform(0.7, 1.4, (k, 1, d))
+    x = np.empty((n, d))
+    for component in range(k):
+        chosen = labels == component
+        x[chosen] = means[component] + rng.standard_normal((chosen.sum(), d)) @ factors[component].T
+    return x.astype(dtype)
+
+
+def start(workload: Workload, x: np.ndarray, rng: np.random.Generator) -> Parameters:
+    """The M-step of a partition: rows go to the nearest of K rows drawn at random, after two steps
+    of Lloyd's algorithm, without which many groups have too few rows for a covariance.
+
+    Computed in float64, and rounded to the dtype of x.
+    """
+    wide = x.astype(np.float64)
+    labels = nearest(wide, wide[rng.choice(len(x), workload.k, replace=False)])
+    for _ in range(LLOYD_STEPS):
+        centers = [wide[labels == component].mean(axis=0) for component in range(workload.k)]
+        labels = nearest(wide, np.stack(centers))
+    fields = estimate(wide, labels, workload.covariance_type)
+    return Parameters(*(field.astype(x.dtype) for field in fields))
+
+
+def nearest(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Which of the centers (K, D) each row of x (N, D) is nearest to: (N,) int."""
+    return np.argmax(x @ centers.T - np.sum(centers**2, axis=1) / 2, axis=1)
+
+
+def step_flop(workload: Workload) -> int:
+    """Floating point operations of one EM step's two matrix products, where logits and moments are
+    linear in features of a row: all products of two coordinates for full covariances, the squares
+    for diag and spherical, the coordinates alone for tied."""
+    covariance_type, _, n, d, k = workload
+    features = {
+        "full": (d + 1) * (d + 2) // 2,
+        "tied": d + 1,
+        "diag": 2 * d + 1,
+        "spherical": 2 * d + 1,
+    }
+    return 4 * n * k * features[covariance_type]
