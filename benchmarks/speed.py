@@ -42,7 +42,7 @@ TARGET_SECONDS = 0.3
 PAUSE = 0.25
 PATIENCE = 900.0
 COMPILATION = 60.0
-MOST = 200
+MOST = 60
 
 
 def arguments() -> argparse.Namespace:

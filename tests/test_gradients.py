@@ -145,7 +145,7 @@ def test_unrolled_steps_are_those_of_the_loop():
 
 def test_derivative_with_a_dead_component_is_finite():
     x = array(blobs())
-    start = start_from_labels(blobs(), "full")
+    start = start_from_labels(blobs(), "diag")
     dead = replace(start, log_weights=array([-np.inf, np.log(0.4), np.log(0.6)]))
 
     @jax.grad
