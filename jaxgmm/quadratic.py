@@ -238,7 +238,8 @@ def is_accurate(
     less than `LOGIT_ERROR`, and those of a typical one, where z_i² is 1, less than `NOISE` for each
     feature, so that the noise of the objective is that of a sum of log densities anyway. The step
     to the next parameters has an error, in expected log-likelihood per unit of weight, that is the
-    square of the latter, and which mustn't hide what the stopping rule has to judge.
+    square of the latter, and which must be a thousand times smaller than the gains of which the
+    stopping rule takes ratios.
 
     Args:
         mixture: in the frame of the rows.
