@@ -170,6 +170,24 @@ def test_winner_at_the_upper_edge_is_said_to_be_one(narrow_sweep):
     assert narrow_sweep.at_edge
 
 
+def test_winner_at_the_lower_edge_is_said_to_be_one():
+    selection = jg.select(jax.random.key(0), array(blobs()), [4, 5], "spherical")
+    assert selection.best.mixture.n_components == 4 and selection.at_edge
+
+
+def test_the_winner_is_that_of_the_criterion():
+    """A narrow cloud upon a wide one is two components to BIC, and one cluster to ICL."""
+    random = np.random.default_rng(0)
+    x = np.r_[random.normal(size=(300, D)), 0.6 * random.normal(size=(300, D)) + [1.0, 0.0]]
+    winners = {
+        criterion: jg.select(
+            jax.random.key(0), array(x), [1, 2], "spherical", criterion=criterion, n_init=2
+        ).best.mixture.n_components
+        for criterion in ("bic", "icl")
+    }
+    assert winners == {"bic": 2, "icl": 1}
+
+
 def test_one_component_is_no_edge():
     x = array(np.random.default_rng(3).normal(size=(50, D)))
     selection = jg.select(jax.random.key(0), x, [1, 2], "tied", n_init=2)
