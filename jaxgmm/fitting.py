@@ -62,8 +62,8 @@ def fit(
             seeds), "kmeans" (the one that it converges to), "random" (random responsibilities),
             "random_from_data" (the nearest-seed partition of K random rows), a `GaussianMixture`,
             or responsibilities (N, K). Seeds are chosen from max(8192, 128 K) rows where there are
-            more. A partition becomes a mixture by one M-step; parts of the
-            named ones that are too small for a covariance borrow from the average one.
+            more. A partition becomes a mixture by one M-step; parts of the named ones that are too
+            small for a covariance borrow from the average one.
         n_init: number of restarts; a given mixture or given responsibilities are one start.
         max_iter: at most so many steps from each start. Static.
         tol: see `em`.

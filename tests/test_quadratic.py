@@ -25,8 +25,9 @@ from helpers import (
 
 import jaxgmm as jg
 from jaxgmm import quadratic
-from jaxgmm.expectation import expect_by_differences
+from jaxgmm.expectation import collect, collect_partition, expect_by_differences
 from jaxgmm.frame import Rows, frame_of
+from jaxgmm.kmeans import Nearest
 from jaxgmm.quadratic import LINEAR, expect_by_products, features_for, is_accurate, linear_form
 from jaxgmm.steps import maximize
 from jaxgmm.structures import STRUCTURES
@@ -83,6 +84,23 @@ def test_a_log_prior_is_added_and_dead_components_stay_dead():
     assert actual.count[1] == 0
     assert_close(actual.count, expected.count, rtol=by_dtype(1e-4, 1e-12))
     assert_close(actual.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-13))
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "diag"])
+def test_moments_of_a_partition_are_those_of_its_responsibilities(full):
+    """Also of parts far narrower than they are apart, which products about zero would lose."""
+    rows = rows_of(blobs(width=by_dtype(1e-3, 1e-7)), np.linspace(0, 2, N), False)
+    z = rows.frame.read(rows.x, rows.weights)
+    partition = Nearest(z[np.array([0, 30, 80])])
+    actual = collect_partition(rows, partition, partition.centers, full)
+    expected = collect(rows, partition, partition.centers, full)
+    for name in ("count", "first", "second"):
+        assert_close(
+            getattr(actual, name),
+            getattr(expected, name),
+            rtol=0,
+            atol=1e-3 * np.abs(double(getattr(expected, name))).max(),
+        )
 
 
 RATIOS = 10.0 ** np.arange(9)
