@@ -23,6 +23,22 @@ HORIZONS = 4
 CONFIRMATIONS = 5
 
 
+class Step(NamedTuple):
+    """What a step did.
+
+    Attributes:
+        mixture: the new one.
+        objective: () of the one that went in.
+        gain: () see `expected_gain`.
+        rounding: () see `gain_by_rounding`.
+    """
+
+    mixture: GaussianMixture
+    objective: Array
+    gain: Array
+    rounding: Array
+
+
 class Progress(NamedTuple):
     """What the stopping rule remembers of the steps so far.
 

@@ -22,13 +22,16 @@ class Full:
 
     Attributes:
         scale_tril: (K or 1, D, D) lower triangular with positive diagonal, Σ = L Lᵀ.
+        inverse: (K or 1, D, D) L⁻¹ where it is at hand, see `prepared`.
     """
 
     scale_tril: Array
+    inverse: Array | None = None
 
     def whiten(self, difference: Array) -> Array:
         """L⁻¹ d: (..., K or 1, D) -> (..., K, D)."""
-        return einsum("kij,...kj->...ki", inverse_of_lower(self.scale_tril), difference)
+        inverse = inverse_of_lower(self.scale_tril) if self.inverse is None else self.inverse
+        return einsum("kij,...kj->...ki", inverse, difference)
 
     def unwhiten(self, noise: Array) -> Array:
         """L z: (..., K or 1, D) -> (..., K, D)."""
@@ -102,6 +105,15 @@ class Spherical:
 
 
 Covariance = Full | Diagonal | Spherical
+
+
+def prepared(covariance: Covariance) -> Covariance:
+    """The same covariance, for much whitening: with L⁻¹ at hand."""
+    match covariance:
+        case Full(scale_tril, None):
+            return Full(scale_tril, inverse_of_lower(scale_tril))
+        case _:
+            return covariance
 
 
 def precision(covariance: Covariance, n_features: int) -> Array:

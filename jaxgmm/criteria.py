@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxgmm import densities
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import weighted_sum
 from jaxgmm.steps import as_they_are, check_fit_arguments
 from jaxgmm.structures import structure_named
 
@@ -133,11 +134,11 @@ def criteria_given(
             mixture.log_weights, mixture.covariance, mixture.means, z
         )
         certainty = jnp.max(log_responsibilities, axis=-1)
-        return jnp.sum(jnp.where(weights > 0, weights * certainty, 0))
+        return weighted_sum(weights, certainty)
 
     deviance = -2 * total_log_prob(rows, mixture, mixture.log_weights)[0]
     parameters = jnp.asarray(parameters, deviance.dtype)
-    bic = deviance + parameters * jnp.log(rows.total_weight())
+    bic = deviance + parameters * jnp.log(jnp.sum(weights))
     return {
         "aic": deviance + 2 * parameters,
         "bic": bic,

@@ -10,7 +10,13 @@ from jax.typing import ArrayLike
 from jaxgmm.densities import log_density
 from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, logsumexp, rows_of_features, softmax_and_logsumexp
+from jaxgmm.numerics import (
+    einsum,
+    logsumexp,
+    rows_of_features,
+    softmax_and_logsumexp,
+    weighted_sum,
+)
 from jaxgmm.quadratic import (
     PRODUCTS,
     SQUARES,
@@ -74,10 +80,10 @@ def expect_by_differences(
         responsibilities, log_prob = softmax_and_logsumexp(logits)
         weighted = weights[:, None] * responsibilities
         moments = sum_moments(z, weighted, mixture.means, full_second_moment)
-        return jnp.sum(jnp.where(weights > 0, weights * log_prob, 0)), moments
+        return weighted_sum(weights, log_prob), moments
 
     log_likelihood, (count, first, second) = rows.sum(summand, rows.chunk_rows(mixture.means.size))
-    volume = rows.total_weight() * rows.frame.log_volume()
+    volume = jnp.sum(count) * rows.frame.log_volume()
     return SufficientStatistics(log_likelihood - volume, count, first, second, mixture.means)
 
 
@@ -145,13 +151,14 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
         () for each of them.
     """
 
-    def summand(_: Array, weights: Array, z: Array) -> tuple[Array, ...]:
+    def summand(_: Array, weights: Array, z: Array) -> Array:
         of_components = log_density(mixture.covariance, mixture.means, z)
         log_probs = [logsumexp(of_components + given[None]) for given in log_weights]
-        return tuple(jnp.sum(jnp.where(weights > 0, weights * value, 0)) for value in log_probs)
+        values = jnp.stack([jnp.ones_like(weights), *log_probs])
+        return einsum("n,fn->f", weights, jnp.where(weights[None] != 0, values, 0))
 
-    volume = rows.total_weight() * rows.frame.log_volume()
-    return tuple(total - volume for total in rows.sum(summand, rows.chunk_rows(mixture.means.size)))
+    count, *totals = rows.sum(summand, rows.chunk_rows(mixture.means.size))
+    return tuple(total - count * rows.frame.log_volume() for total in totals)
 
 
 def sum_moments(

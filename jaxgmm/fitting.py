@@ -19,6 +19,7 @@ from jaxgmm.loop import (
     problem_of,
 )
 from jaxgmm.mixture import GaussianMixture
+from jaxgmm.padding import with_padding, with_rows
 from jaxgmm.results import FitResult, Status
 from jaxgmm.steps import as_responsibilities
 from jaxgmm.structures import structure_named
@@ -44,6 +45,7 @@ def fit(
     max_iter: int = 1000,
     tol: ArrayLike = 1e-7,
     reg_covar: ArrayLike | None = None,
+    accelerate: str | None = None,
     adjoint: str = "implicit",
     history: bool = True,
 ) -> FitResult:
@@ -68,6 +70,7 @@ def fit(
         max_iter: at most so many steps from each start. Static.
         tol: see `em`.
         reg_covar: see `em`.
+        accelerate: see `em`.
         adjoint: see `em`.
         history: whether to record the objective of each iteration. Static.
 
@@ -103,10 +106,10 @@ def fit(
             max_iter=max_iter,
             tol=tol,
             reg_covar=reg_covar,
+            accelerate=accelerate,
             adjoint=adjoint,
             history=history,
         )
-    weights = jnp.ones_like(x[:, 0]) if weights is None else weights
     given = None
     if isinstance(init, str):
         check_choice("init", init, STARTS)
@@ -115,8 +118,10 @@ def fit(
         x, weights, given = in_common_dtype(x, weights, given)
         init, n_init = "given", 1
     numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
-    settings = check_settings(covariance_type, max_iter, adjoint, history)
+    settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history)
     active = np.ones(n_components, bool)
+    x, weights = with_padding(x, weights, (key, given, tol, reg_covar))
+    given = None if given is None else with_rows(given, x.shape[0])
     return fit_active(key, x, weights, given, active, *numbers, init, n_init, settings)
 
 

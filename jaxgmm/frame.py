@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import chunk_size, sum_over_chunks
+from jaxgmm.numerics import chunk_size, einsum, sum_over_chunks
 
 T = TypeVar("T")
 
@@ -84,20 +84,15 @@ class Rows(NamedTuple):
         """Rows in a chunk for which so many numbers per row are computed."""
         return chunk_size(self.x.shape[0], numbers_per_row)
 
-    def total_weight(self) -> Array:
-        """Σ w_n: ()."""
-        return jnp.sum(self.weights)
-
     def moments(self) -> tuple[Array, Array]:
         """Weighted means of z and z², feature by feature: (D,), (D,)."""
 
-        def summand(_: Array, weights: Array, z: Array) -> tuple[Array, Array]:
-            weighted = weights[:, None] * z
-            return jnp.sum(weighted, axis=0), jnp.sum(weighted * z, axis=0)
+        def summand(_: Array, weights: Array, z: Array) -> Array:
+            return einsum("n,nf->f", weights, jnp.concatenate([jnp.ones_like(z), z, z**2], axis=1))
 
-        first, second = self.sum(summand, self.chunk_rows(self.x.shape[1]))
-        total = self.total_weight()
-        return first / total, second / total
+        sums = self.sum(summand, self.chunk_rows(self.x.shape[1]))
+        count, first, second = jnp.split(sums, 3)
+        return first / count, second / count
 
 
 def rescale(covariance: Covariance, factor: Array) -> Covariance:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from jaxgmm.numerics import einsum
+from jaxgmm.numerics import difference, einsum
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def newton(step: Callable[[T], T], point: T) -> T:
     """Newton steps for θ = M(θ), as long as they come nearer."""
 
     def residual(point: T) -> T:
-        return jax.tree.map(_difference, step(point), point)
+        return jax.tree.map(difference, step(point), point)
 
     def advance(_: int, carry: tuple[T, T]) -> tuple[T, T]:
         point, before = carry
@@ -122,11 +122,6 @@ def conjugate_residuals(matvec: Callable[[Array], Array], right_side: Array) -> 
     none = jnp.zeros((N_DIRECTIONS, right_side.size), right_side.dtype)
     start = (jnp.zeros_like(right_side), right_side, none, none, jnp.asarray(0))
     return lax.while_loop(goes_on, advance, start)[0]
-
-
-def _difference(new: Array, old: Array) -> Array:
-    """new - old, and 0 where both are the same infinity."""
-    return jnp.where(new == old, 0, new - jnp.where(new == old, 0, old))
 
 
 def _size(tree: Any) -> Array:

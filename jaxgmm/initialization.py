@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 
 from jaxgmm.expectation import collect, collect_partition
 from jaxgmm.frame import Rows
@@ -44,7 +45,7 @@ def by_kmeans(key: Array, rows: Rows, active: Array) -> Responsibilities:
 
 def _seeds(key: Array, rows: Rows, active: Array) -> tuple[Rows, Array]:
     """Greedy k-means++ seeds, and the rows that they were chosen from."""
-    sample = subsample(key, rows, max(SAMPLE_ROWS, SAMPLE_ROWS_PER_SEED * active.size))
+    sample = subsample(rows, max(SAMPLE_ROWS, SAMPLE_ROWS_PER_SEED * active.size))
     return sample, _away(plus_plus_seeds(key, sample, active.size), active)
 
 
@@ -105,16 +106,18 @@ def start_from(
         regularization: (D,) variances in the frame.
         lend: whether components too small for a covariance borrow, see `with_pseudo_rows`.
     """
-    zero = jnp.zeros((active.size, rows.x.shape[1]), rows.x.dtype)
-    means = means_of(collect(rows, responsibilities, zero, full_second_moment=False))
     full_second_moment = structure_named(covariance_type).full_second_moment
     if isinstance(responsibilities, Nearest):
-        statistics = collect_partition(rows, responsibilities, means, full_second_moment)
+        centers = responsibilities.reachable()
+        statistics = collect_partition(rows, responsibilities, centers, full_second_moment)
+        statistics = statistics.about(means_of(statistics))
     else:
+        zero = jnp.zeros((active.size, rows.x.shape[1]), rows.x.dtype)
+        means = means_of(collect(rows, responsibilities, zero, full_second_moment=False))
         statistics = collect(rows, responsibilities, means, full_second_moment)
     if lend:
         present = jnp.sum(rows.weights > 0).astype(rows.x.dtype)
-        average_row = rows.total_weight() / present
+        average_row = jnp.sum(rows.weights) / present
         statistics = with_pseudo_rows(statistics, jnp.where(active, average_row, 0))
     return maximize(or_noise(statistics, active), covariance_type, None, regularization)
 
@@ -135,7 +138,7 @@ def or_noise(statistics: SufficientStatistics, active: Array) -> SufficientStati
         second=jnp.broadcast_to(square[None].astype(second.dtype), second.shape),
         origin=jnp.zeros_like(statistics.origin),
     )
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in vars(statistics).values()]))
+    finite = jnp.all(jnp.isfinite(ravel_pytree(statistics)[0]))
     return jax.tree.map(partial(jnp.where, finite), statistics, noise)
 
 

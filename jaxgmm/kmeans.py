@@ -11,6 +11,8 @@ from jax import Array, lax
 from jaxgmm.frame import Rows
 from jaxgmm.numerics import einsum
 
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
 
 def squared_distances(z: Array, centers: Array) -> Array:
     """|z_n - c_k|²: (N, D), (K, D) -> (N, K)."""
@@ -29,31 +31,46 @@ class Nearest:
 
     def __call__(self, _: Array, z: Array) -> Array:
         """One-hot, of the rows' numbers and the rows: (rows, D) -> (rows, K)."""
-        somewhere = jnp.all(jnp.isfinite(self.centers), axis=1)
-        centers = jnp.where(somewhere[:, None], self.centers, 0)
-        half = jnp.where(somewhere, jnp.sum(centers**2, axis=1) / 2, jnp.inf)
+        half = jnp.sum(self.centers**2, axis=1) / 2
+        centers = self.reachable()
         labels = jnp.argmin(half[None] - einsum("nd,kd->nk", z, centers), axis=-1)
         return jax.nn.one_hot(labels, centers.shape[0], dtype=z.dtype)
 
+    def reachable(self) -> Array:
+        """(K, D) centers, those at infinity replaced by zeros."""
+        return jnp.where(jnp.isfinite(self.centers), self.centers, 0)
 
-def subsample(key: Array, rows: Rows, size: int) -> Rows:
+
+def running_count(present: Array) -> Array:
+    """How many of the rows up to each one, itself included, are present: (N,) bool -> (N,) int."""
+    place = jnp.arange(present.size)
+
+    def add_before(level: Array, count: Array) -> Array:
+        distance = 1 << level
+        return count + jnp.where(place >= distance, jnp.roll(count, distance), 0)
+
+    n_levels = (present.size - 1).bit_length()
+    return lax.fori_loop(0, n_levels, add_before, present.astype(place.dtype))
+
+
+def subsample(rows: Rows, size: int) -> Rows:
     """At most so many rows, evenly spread: all of them where there aren't more.
 
-    Rows of weight 0 are never among them, so that they change nothing.
+    Rows of weight 0 are never among them, so that they change nothing. The rows come from strata of
+    equal size, from places that follow multiples of the golden ratio, which meet no period of
+    the data.
 
     Args:
-        key: PRNG key.
         rows: the data.
         size: number of rows; behind the rows there are, rows of weight 0 fill up.
     """
     frame, x, weights = rows
     if x.shape[0] <= size:
         return rows
-    # Where the weights are known to be ones, XLA would add them up while it compiles.
-    n_before = jnp.cumsum(lax.optimization_barrier(weights > 0))
+    n_before = running_count(weights > 0)
     present = n_before[-1]
     place = jnp.arange(size)
-    within = jax.random.uniform(key, (size,), x.dtype)
+    within = (place.astype(x.dtype) * GOLDEN_RATIO) % 1
     stratum = (place.astype(x.dtype) + within) * (present.astype(x.dtype) / size)
     rank = jnp.where(present > size, stratum.astype(place.dtype), place)
     drawn = jnp.searchsorted(n_before, jnp.minimum(rank, present - 1), side="right")
@@ -82,28 +99,21 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
     Each seed is the best, by the sum of squared distances it leaves, of 2 + ⌊log K⌋ rows drawn in
     proportion to their squared distance from the seeds before.
     """
-    frame, x, weights = rows
     n_candidates = 2 + int(math.log(n_seeds))
-    tiny = float(jnp.finfo(x.dtype).tiny)
+    tiny = float(jnp.finfo(rows.x.dtype).tiny)
+    z = rows.frame.read(rows.x, rows.weights)
 
     def add_seed(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
         seeds, closest = carry
-        log_density = jnp.log(weights) + jnp.log(closest + tiny)
-        drawn = draw_rows(jax.random.fold_in(key, index), log_density, (n_candidates,))
-        candidates = frame.read(x[drawn], weights[drawn])
+        log_density = jnp.log(rows.weights) + jnp.log(closest + tiny)
+        candidates = z[draw_rows(jax.random.fold_in(key, index), log_density, (n_candidates,))]
+        distances = jnp.minimum(squared_distances(z, candidates), closest[:, None])
+        best = jnp.argmin(jnp.sum(rows.weights[:, None] * distances, axis=0))
+        return (seeds.at[index].set(candidates[best]), distances[:, best]), None
 
-        def left(numbers: Array, weights: Array, z: Array) -> Array:
-            distances = jnp.minimum(squared_distances(z, candidates), closest[numbers][:, None])
-            return jnp.sum(weights[:, None] * distances, axis=0)
-
-        best = candidates[jnp.argmin(rows.sum(left, rows.chunk_rows(candidates.size)))]
-        distances = jnp.sum((frame.read(x, weights) - best[None]) ** 2, axis=-1)
-        return (seeds.at[index].set(best), jnp.minimum(closest, distances)), None
-
-    far = jnp.full_like(weights, float(jnp.finfo(x.dtype).max) ** 0.5)
-    start = (jnp.zeros((n_seeds, x.shape[1]), x.dtype), far)
-    (seeds, _), _ = lax.scan(add_seed, start, jnp.arange(n_seeds))
-    return seeds
+    far = jnp.full_like(rows.weights, float(jnp.finfo(rows.x.dtype).max) ** 0.5)
+    seeds = jnp.zeros((n_seeds, rows.x.shape[1]), rows.x.dtype)
+    return lax.scan(add_seed, (seeds, far), jnp.arange(n_seeds))[0][0]
 
 
 def lloyd(rows: Rows, sample: Rows, seeds: Array, max_iter: int) -> Array:
@@ -138,14 +148,15 @@ def lloyd(rows: Rows, sample: Rows, seeds: Array, max_iter: int) -> Array:
         )
 
     def goes_on(carry: tuple[Array, Array, Array]) -> Array:
-        old, new, n_iter = carry
-        return jnp.any(old != new) & (n_iter < max_iter)
+        _, moved, n_iter = carry
+        return moved & (n_iter < max_iter)
 
     def advance(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        _, centers, n_iter = carry
-        return centers, next_centers(centers), n_iter + 1
+        old, _, n_iter = carry
+        new = next_centers(old)
+        return new, jnp.any(old != new), n_iter + 1
 
-    return lax.while_loop(goes_on, advance, (seeds, next_centers(seeds), jnp.asarray(1)))[1]
+    return lax.while_loop(goes_on, advance, (seeds, jnp.asarray(True), jnp.asarray(0)))[0]
 
 
 def farthest_row(rows: Rows, centers: Array) -> Array:

@@ -1,5 +1,6 @@
 """The loop: EM steps from a given start until nothing is left to gain."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,13 +10,16 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.convergence import Progress, expected_gain, gain_by_rounding
+from jaxgmm.acceleration import METHODS, Pilot
+from jaxgmm.convergence import Progress, Step, expected_gain, gain_by_rounding
+from jaxgmm.covariance import prepared
 from jaxgmm.diagnosis import degenerate_components
 from jaxgmm.expectation import expect, total_log_prob
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.implicit import tangent_of_fixed_point
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixture import GaussianMixture, is_finite
 from jaxgmm.numerics import smallest_variance
+from jaxgmm.padding import with_padding
 from jaxgmm.quadratic import Reach, reach_of
 from jaxgmm.results import FitResult, Status
 from jaxgmm.steps import check_fit_arguments, maximize, stored_as, tilt
@@ -32,6 +36,7 @@ class Settings(NamedTuple):
     max_iter: int
     adjoint: str
     history: bool
+    accelerate: str | None
 
 
 class Problem(NamedTuple):
@@ -49,12 +54,17 @@ class Problem(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What is known about a loop besides its mixture: iterations, progress, and objectives."""
+    """What is known about a loop besides its mixture: iterations, progress, and objectives.
+
+    Where it accelerates, the mixture of the loop may be an extrapolation, and the pilot has what
+    can be relied on.
+    """
 
     n_iter: Array
     finite: Array
     progress: Progress
     history: Array
+    pilot: Pilot | None
 
 
 def em(
@@ -66,6 +76,7 @@ def em(
     max_iter: int = 1000,
     tol: ArrayLike = 1e-7,
     reg_covar: ArrayLike | None = None,
+    accelerate: str | None = None,
     adjoint: str = "implicit",
     history: bool = True,
 ) -> FitResult:
@@ -85,6 +96,8 @@ def em(
         reg_covar: λ ≥ 0, without units: every row is a cloud with covariance λ·V, V the data's
             variance, feature by feature. The default is 1e-15 in float64 and 1e-9 in float32.
             May be traced.
+        accelerate: None for plain steps; "squarem" or "anderson" for extrapolated ones in between,
+            of which none is kept that lowers the objective.
         adjoint: how derivatives pass through: "implicit" (through the fixed point, at a memory
             cost that doesn't grow with the iterations) or "unroll" (through every step).
         history: whether to record the objective of each iteration. Static.
@@ -105,18 +118,26 @@ def em(
     """
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
     covariance_type = covariance_type or mixture.covariance_type
-    settings = check_settings(covariance_type, max_iter, adjoint, history)
+    settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history)
+    x, weights = with_padding(x, weights, (mixture, tol, reg_covar))
     return _em(mixture, x, weights, check_tol(tol, x), check_reg_covar(reg_covar, x), settings)
 
 
-def check_settings(covariance_type: str, max_iter: int, adjoint: str, history: bool) -> Settings:
+def check_settings(
+    covariance_type: str, max_iter: int, accelerate: str | None, adjoint: str, history: bool
+) -> Settings:
     """The static choices, known to be good."""
     structure_named(covariance_type)
+    if accelerate is not None:
+        check_choice("accelerate", accelerate, METHODS)
+        if adjoint == "unroll":
+            raise ValueError("adjoint='unroll' goes back through plain steps: accelerate=None")
     return Settings(
         covariance_type=covariance_type,
         max_iter=check_count("max_iter", max_iter, 0),
         adjoint=check_choice("adjoint", adjoint, ADJOINTS),
         history=bool(history),
+        accelerate=accelerate,
     )
 
 
@@ -181,12 +202,13 @@ def climb(
         mixture, trace = iterate_unrolled(by_differences(problem), start, tol, settings)
     else:
         mixture, trace = iterate(problem, start, tol, settings)
-    tilted = tilt(mixture, problem.regularization)
+    ready = replace(mixture, covariance=prepared(mixture.covariance))
+    tilted = tilt(ready, problem.regularization)
     log_likelihood, objective = total_log_prob(
-        problem.rows, mixture, mixture.log_weights, tilted.log_weights
+        problem.rows, ready, ready.log_weights, tilted.log_weights
     )
     finite = trace.finite & jnp.isfinite(objective) & jnp.isfinite(log_likelihood)
-    degenerate = finite & active & degenerate_components(mixture, problem.regularization)
+    degenerate = finite & active & degenerate_components(ready, problem.regularization)
     status = jnp.where(trace.progress.converged(), Status.CONVERGED, Status.MAX_ITER)
     status = jnp.where(jnp.any(degenerate), Status.DEGENERATE, status)
     status = jnp.where(finite, status, Status.NON_FINITE)
@@ -208,25 +230,29 @@ def step(
     mixture: GaussianMixture,
     covariance_type: str,
     smallest_gain: ArrayLike = jnp.inf,
-) -> tuple[GaussianMixture, Array]:
-    """One EM step in the frame: the new mixture, and the objective of the one that went in."""
+) -> Step:
+    """The step from a mixture; `smallest_gain` is for `expect`."""
     rows, regularization, reach = problem
     full_second_moment = structure_named(covariance_type).full_second_moment
-    tilted = tilt(mixture, regularization)
+    ready = replace(mixture, covariance=prepared(mixture.covariance))
+    tilted = tilt(ready, regularization)
     statistics = expect(rows, tilted, None, full_second_moment, reach, smallest_gain)
     new = maximize(statistics, covariance_type, mixture, regularization)
-    return new, statistics.log_likelihood
+    gain = expected_gain(new, ready)
+    return Step(new, statistics.log_likelihood, gain, gain_by_rounding(ready))
 
 
-def begin(start: GaussianMixture, settings: Settings) -> tuple[GaussianMixture, Trace]:
+def begin(start: GaussianMixture, tol: Array, settings: Settings) -> tuple[GaussianMixture, Trace]:
     """What the loop carries before its first step."""
     dtype = start.means.dtype
     n_recorded = settings.max_iter if settings.history else 0
+    method = settings.accelerate
     trace = Trace(
         n_iter=jnp.asarray(0, jnp.int32),
         finite=jnp.asarray(True),
         progress=Progress.begin(dtype),
         history=jnp.zeros(n_recorded, dtype),
+        pilot=None if method is None else Pilot.begin(start, METHODS[method], tol),
     )
     return start, trace
 
@@ -237,23 +263,23 @@ def advance(
     """One turn of the loop; a step that isn't finite is not taken."""
     # Without a tolerance there is nothing to be judged, and no gain has to be seen.
     smallest_gain = jnp.where((tol > 0) & (trace.n_iter > 0), trace.progress.gain, jnp.inf)
-    new, objective = step(problem, mixture, settings.covariance_type, smallest_gain)
-    finite = jnp.isfinite(objective) & is_finite(new)
-    new = jax.tree.map(partial(jnp.where, finite), new, mixture)
-    gain = expected_gain(new, mixture)
-    progress = trace.progress.update(gain, gain_by_rounding(new), tol)
+    taken = step(problem, mixture, settings.covariance_type, smallest_gain)
+    finite = jnp.isfinite(taken.objective) & is_finite(taken.mixture)
+    if trace.pilot is None:
+        pilot, objective = None, taken.objective
+        following = jax.tree.map(partial(jnp.where, finite), taken.mixture, mixture)
+        progress = trace.progress.update(taken.gain, taken.rounding, tol)
+    else:
+        weight = jnp.sum(problem.rows.weights)
+        following, pilot = trace.pilot.steer(mixture, taken, finite, weight, tol)
+        finite |= ~trace.pilot.is_plain
+        progress, objective = pilot.progress, pilot.objective
     # The objective belongs to the mixture before. The start's own lands in the last place, which
     # is filled when the loop has ended.
     history = trace.history
     if history.size:
         history = history.at[trace.n_iter - 1].set(objective)
-    return new, Trace(trace.n_iter + 1, finite, progress, history)
-
-
-def is_finite(mixture: GaussianMixture) -> Array:
-    """Whether all parameters are usable; a log-weight may be -inf: () bool."""
-    leaves = [jnp.exp(mixture.log_weights), mixture.means, *jax.tree.leaves(mixture.covariance)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    return following, Trace(trace.n_iter + 1, finite, progress, history, pilot)
 
 
 def goes_on(trace: Trace, settings: Settings) -> Array:
@@ -267,11 +293,14 @@ def iterate(
     problem: Problem, start: GaussianMixture, tol: Array, settings: Settings
 ) -> tuple[GaussianMixture, Trace]:
     """Steps until there is nothing left to gain; derivatives are those of the fixed point."""
-    return lax.while_loop(
+    mixture, trace = lax.while_loop(
         lambda carry: goes_on(carry[1], settings),
         lambda carry: advance(problem, tol, *carry, settings),
-        begin(start, settings),
+        begin(start, tol, settings),
     )
+    if trace.pilot is None:
+        return mixture, trace
+    return trace.pilot.safe, trace._replace(pilot=None)
 
 
 @iterate.defjvp
@@ -282,7 +311,7 @@ def _differentiate_iterate(
     problem, tangent_of_problem = by_differences(primals[0]), by_differences(tangents[0])
 
     def next_mixture(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
-        return step(problem, mixture, settings.covariance_type)[0]
+        return step(problem, mixture, settings.covariance_type).mixture
 
     def tangent_of_step(mixture: GaussianMixture) -> GaussianMixture:
         of_problem = partial(next_mixture, mixture=mixture)
@@ -311,4 +340,4 @@ def iterate_unrolled(
         going = goes_on(trace, settings)
         return jax.tree.map(partial(jnp.where, going), new, carry), None
 
-    return lax.scan(turn, begin(start, settings), None, length=settings.max_iter)[0]
+    return lax.scan(turn, begin(start, tol, settings), None, length=settings.max_iter)[0]

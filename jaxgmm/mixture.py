@@ -1,6 +1,6 @@
 """The Gaussian mixture: a pytree of three fields, and what can be asked of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxgmm import densities
@@ -193,6 +194,12 @@ class GaussianMixture:
 
     def _of_every_component(self, matrices: Array) -> Array:
         return jnp.broadcast_to(matrices, (self.n_components, *matrices.shape[1:]))
+
+
+def is_finite(mixture: GaussianMixture) -> Array:
+    """Whether all parameters are usable; a log-weight may be -inf: () bool."""
+    numbers, _ = ravel_pytree(replace(mixture, log_weights=mixture.weights))
+    return jnp.all(jnp.isfinite(numbers))
 
 
 def pick(batch: T, batch_shape: tuple[int, ...], index: int) -> T:

@@ -6,6 +6,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 
 HIGHEST = lax.Precision.HIGHEST
 T = TypeVar("T")
@@ -21,6 +22,11 @@ def align(array: Array, like: Array) -> Array:
     return array.reshape((1,) * (like.ndim - array.ndim) + array.shape)
 
 
+def difference(new: Array, old: Array) -> Array:
+    """new - old, and 0 where both are the same infinity."""
+    return jnp.where(new == old, 0, new - jnp.where(new == old, 0, old))
+
+
 def shifted_exponentials(logits: Array, axis: int = -1) -> tuple[Array, Array, Array]:
     """exp(logits - top), its sum and top, the largest logit: what a softmax is made of.
 
@@ -34,6 +40,11 @@ def shifted_exponentials(logits: Array, axis: int = -1) -> tuple[Array, Array, A
     nowhere = jnp.isneginf(top)
     terms = jnp.exp(jnp.where(nowhere, 0, logits - jnp.where(nowhere, 0, top)))
     return terms, jnp.sum(terms, axis=axis, keepdims=True), top
+
+
+def weighted_sum(weights: Array, values: Array) -> Array:
+    """Σ w_n v_n over the rows that have a weight, whatever the others hold: (N,), (N,) -> ()."""
+    return einsum("n,n->", weights, jnp.where(weights != 0, values, 0))
 
 
 def softmax_and_logsumexp(logits: Array) -> tuple[Array, Array]:
@@ -108,8 +119,12 @@ def cholesky(matrix: Array) -> Array:
     return lax.fori_loop(0, n_features, next_column, start)[0]
 
 
+@jax.custom_jvp
 def inverse_of_lower(factor: Array) -> Array:
-    """Inverses of lower triangular matrices.
+    """Inverses of lower triangular matrices, row by row.
+
+    Not by `triangular_solve`: on a CPU that is LAPACK, whose threads go on spinning for a while on
+    the cores that the next product needs.
 
     Args:
         factor: (..., D, D) lower triangular.
@@ -117,8 +132,25 @@ def inverse_of_lower(factor: Array) -> Array:
     Returns:
         (..., D, D) lower triangular.
     """
-    identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
-    return lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+    identity = jnp.eye(factor.shape[-1], dtype=factor.dtype)
+
+    def next_row(j: Array, inverse: Array) -> Array:
+        row = lax.dynamic_index_in_dim(factor, j, axis=-2, keepdims=False)
+        pivot = lax.dynamic_index_in_dim(row, j, axis=-1)
+        known = einsum("...i,...ij->...j", row, inverse)
+        unit = align(lax.dynamic_index_in_dim(identity, j, keepdims=False), known)
+        return lax.dynamic_update_index_in_dim(inverse, (unit - known) / pivot, j, axis=-2)
+
+    return lax.fori_loop(0, factor.shape[-1], next_row, jnp.zeros_like(factor))
+
+
+@inverse_of_lower.defjvp
+def _differentiate_inverse_of_lower(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    inverse = inverse_of_lower(*primals)
+    moved = einsum("...ij,...jk->...ik", jnp.tril(*tangents), inverse)
+    return inverse, -einsum("...ij,...jk->...ik", inverse, moved)
 
 
 def largest_eigenvalue(matrix: Array) -> Array:
@@ -144,23 +176,26 @@ def sum_over_chunks(summand: Callable[[Array, Array], T], n_rows: int, chunk_row
         n_rows: number of rows in all.
         chunk_rows: number of rows in a chunk, at most `n_rows`.
     """
-    first = summand(jnp.asarray(0), jnp.ones(chunk_rows, bool))
     n_chunks = -(-n_rows // chunk_rows)
     if n_chunks == 1:
-        return first
+        return summand(jnp.asarray(0), jnp.ones(chunk_rows, bool))
 
-    def add_chunk(carry: tuple[T, T], index: Array) -> tuple[tuple[T, T], None]:
-        total, lost = carry
+    def flat_summand(index: Array) -> Array:
         start = jnp.minimum(index * chunk_rows, n_rows - chunk_rows)
         fresh = start + jnp.arange(chunk_rows) >= index * chunk_rows
-        term = jax.tree.map(jnp.subtract, summand(start, fresh), lost)
-        new = jax.tree.map(jnp.add, total, term)
-        lost = jax.tree.map(rounding_of_sum, new, total, term)
-        return (new, lost), None
+        return ravel_pytree(summand(start, fresh))[0]
 
-    carry = (first, jax.tree.map(jnp.zeros_like, first))
-    (total, _), _ = lax.scan(add_chunk, carry, jnp.arange(1, n_chunks))
-    return total
+    def add_chunk(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
+        total, lost = carry
+        term = flat_summand(index) - lost
+        new = total + term
+        return (new, rounding_of_sum(new, total, term)), None
+
+    shapes = jax.eval_shape(summand, jnp.asarray(0), jnp.ones(chunk_rows, bool))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros, unravel = ravel_pytree(nothing)
+    (total, _), _ = lax.scan(add_chunk, (zeros, zeros), jnp.arange(n_chunks))
+    return unravel(total)
 
 
 def map_over_chunks(function: Callable[[Array], Array], x: Array, chunk_rows: int) -> Array:
@@ -189,7 +224,7 @@ def chunk_size(n_rows: int, numbers_per_row: int) -> int:
 
 
 def rows_of_features(n_rows: int, n_features: int) -> int:
-    """Rows in a chunk such that its features stay in a core's cache, or fill an accelerator."""
+    """Rows in a chunk whose features are multiplied fastest, or fill an accelerator."""
     if jax.default_backend() != "cpu":
         return chunk_size(n_rows, n_features)
-    return min(n_rows, max(512, min(4096, 2**16 // n_features)))
+    return min(n_rows, max(512, min(2048, 3 * 2**20 // n_features)))

@@ -25,7 +25,7 @@ from jaxgmm.covariance import Full, precision, precision_diagonal
 from jaxgmm.densities import log_normalizer
 from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, rows_of_features, shifted_exponentials
+from jaxgmm.numerics import einsum, rows_of_features, shifted_exponentials, weighted_sum
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Structure
 
@@ -208,7 +208,7 @@ def expect_by_products(
         terms, total, top = shifted_exponentials(logits, axis=0)
         log_prob = (jnp.log(total) + top)[0]
         sums = einsum("fn,kn->fk", values, terms * (weights[None] / total))
-        return jnp.sum(jnp.where(weights > 0, weights * log_prob, 0)), sums
+        return weighted_sum(weights, log_prob), sums
 
     size = rows_of_features(rows.x.shape[0], features.count(n_features))
     log_likelihood, sums = rows.sum(summand, size)
@@ -221,7 +221,7 @@ def expect_by_products(
     if second.ndim == 3 and not full_second_moment:
         second = jnp.diagonal(second, axis1=1, axis2=2)
     return SufficientStatistics(
-        log_likelihood=log_likelihood - rows.total_weight() * rows.frame.log_volume(),
+        log_likelihood=log_likelihood - jnp.sum(sums[-1]) * rows.frame.log_volume(),
         count=sums[-1],
         first=first,
         second=second,

@@ -13,6 +13,7 @@ from jaxgmm.criteria import criteria_given, free_parameters
 from jaxgmm.fitting import fit_active
 from jaxgmm.initialization import STARTS
 from jaxgmm.loop import check_reg_covar, check_settings, check_tol
+from jaxgmm.padding import with_padding
 from jaxgmm.results import FitResult, Status
 from jaxgmm.structures import STRUCTURES
 from jaxgmm.validation import check_choice, check_count, check_data, check_key, check_n_components
@@ -113,23 +114,18 @@ def select(
     """
     key = check_key(key)
     x, weights = check_data(x, weights)
-    counts = [check_n_components(k, x.shape[0]) for k in _listed(n_components)]
-    types = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
-    for name in types:
-        check_choice("covariance_type", name, STRUCTURES)
+    counts, types = _checked_sweep(n_components, covariance_type, x.shape[0])
     check_choice("criterion", criterion, CRITERIA)
     check_choice("init", init, STARTS)
     check_count("n_init", n_init, 1)
-    if not counts or not types:
-        raise ValueError("n_components and covariance_type must not be empty")
 
-    weights = jnp.ones_like(x[:, 0]) if weights is None else weights
+    x, weights = with_padding(x, weights, key)
     numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
     results, rows = [], []
     for count in counts:
         active = np.arange(padded_size(count, max(counts), x)) < count
         for name in types:
-            settings = check_settings(name, max_iter, "implicit", history=False)
+            settings = check_settings(name, max_iter, None, "implicit", history=False)
             padded = fit_active(
                 jax.random.fold_in(key, count),
                 x,
@@ -192,5 +188,15 @@ def table_row(
     return np.array(row, ROW)
 
 
-def _listed(n_components: int | Iterable[int]) -> list[int]:
-    return list(n_components) if isinstance(n_components, Iterable) else [n_components]
+def _checked_sweep(
+    n_components: int | Iterable[int], covariance_type: str | Iterable[str], n_rows: int
+) -> tuple[list[int], list[str]]:
+    """Numbers of components and covariance types, known to be good."""
+    given = n_components if isinstance(n_components, Iterable) else [n_components]
+    counts = [check_n_components(count, n_rows) for count in given]
+    types = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
+    for name in types:
+        check_choice("covariance_type", name, STRUCTURES)
+    if not counts or not types:
+        raise ValueError("n_components and covariance_type must not be empty")
+    return counts, types

@@ -22,6 +22,7 @@ from jaxgmm.validation import (
     check_mixture,
     in_common_dtype,
     is_concrete,
+    unit_weights,
 )
 
 
@@ -90,7 +91,7 @@ def accumulate(
     structure = structure_named(covariance_type)
     x, weights = check_data(x, weights)
     responsibilities = as_responsibilities(responsibilities, x).astype(x.dtype)
-    weights = jnp.ones_like(x[:, 0]) if weights is None else weights
+    weights = unit_weights(x) if weights is None else weights
     shape = (responsibilities.shape[1], x.shape[1])
     if origin is not None:
         origin = as_float_array("origin", origin).astype(x.dtype)
@@ -263,7 +264,7 @@ def check_fit_arguments(
             f"x must be (N, {mixture.n_features}) for a mixture of {mixture.n_features} features, "
             f"got shape {x.shape}"
         )
-    weights = jnp.ones_like(x[:, 0]) if weights is None else weights
+    weights = unit_weights(x) if weights is None else weights
     return in_common_dtype(mixture, x, weights)
 
 

@@ -14,6 +14,26 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+SMALL = 2**17
+
+
+def is_small(array: Array) -> bool:
+    """Whether an array may be copied and gone through on the host without a thought."""
+    return array.size <= SMALL
+
+
+def from_host(array: np.ndarray) -> Array:
+    """NumPy's array as JAX's. `jnp.asarray` would compile a program for each shape."""
+    with jax.ensure_compile_time_eval():
+        return jax.device_put(array)
+
+
+def unit_weights(x: Array) -> Array:
+    """(N,) ones, for x (N, D)."""
+    if is_concrete(x) and is_small(x):
+        return from_host(np.ones(x.shape[0], x.dtype))
+    return jnp.ones(x.shape[0], x.dtype)
+
 
 def is_concrete(*arrays: Any) -> bool:
     """Whether all values are known, that is, none is being traced."""
@@ -64,7 +84,8 @@ def as_float_array(name: str, value: ArrayLike) -> Array:
         if isinstance(value, np.ndarray):
             _warn_computed_in_float32(name)
         dtype = jnp.dtype("float32")
-    return jnp.asarray(value.astype(dtype) if value.dtype != dtype else value)
+    value = value.astype(dtype) if value.dtype != dtype else value
+    return from_host(value) if isinstance(value, np.ndarray) else jnp.asarray(value)
 
 
 def _as_numpy(name: str, value: ArrayLike) -> np.ndarray:
@@ -151,21 +172,28 @@ def check_data(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | 
 
 
 def _check_weight_values(weights: Array) -> None:
-    bad = np.asarray(~(jnp.isfinite(weights) & (weights >= 0)))
+    weights = _on_host_if_small(weights)
+    bad = np.asarray(~((weights >= 0) & (weights < np.inf)))
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(
             f"weights must be finite and not negative, got {weights[row]} at row {row}"
         )
-    if not bool(jnp.any(weights > 0)):
+    if not bool((weights > 0).any()):
         raise ValueError("weights are all zero: at least one row must have a positive weight")
 
 
+def _on_host_if_small(array: Array) -> Any:
+    """As NumPy's, which goes through arrays of any shape without compiling a program for it."""
+    return np.asarray(array) if is_small(array) else array
+
+
 def _check_finite(x: Array, weights: Array | None) -> None:
-    fine = jnp.isfinite(x)
+    x = _on_host_if_small(x)
+    fine = abs(x) < np.inf
     if weights is not None:
-        fine |= (weights == 0)[:, None]
-    if bool(jnp.all(fine)):
+        fine |= (_on_host_if_small(weights) == 0)[:, None]
+    if bool(fine.all()):
         return
     row, column = np.argwhere(~np.asarray(fine))[0]
     raise ValueError(

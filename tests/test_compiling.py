@@ -5,11 +5,23 @@ import sys
 
 import jax
 import numpy as np
-from helpers import DTYPE, D, K, array, blobs, start_from_labels
+import pytest
+from helpers import (
+    DTYPE,
+    D,
+    K,
+    array,
+    assert_close,
+    assert_same_mixture,
+    blobs,
+    by_dtype,
+    start_from_labels,
+)
 
 import jaxgmm as jg
 import jaxgmm.fitting
-from jaxgmm import quadratic
+from jaxgmm import quadratic, validation
+from jaxgmm.padding import padded_rows
 
 
 def is_program(value):
@@ -101,3 +113,37 @@ def test_importing_and_fitting_leave_the_configuration_alone():
         "assert dict(jax.config.values) == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_fits_to_data_of_many_sizes_are_few_programs(key):
+    """Rows of weight 0 fill up to one of a few sizes."""
+    compiled = []
+
+    def listen(event, _, **__):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    x = np.random.default_rng(0).normal(size=(300, D)).astype(DTYPE)
+    options = {"covariance_type": "tied_spherical", "max_iter": 3}
+    for n_rows in range(130, 257):
+        jg.fit(key, x[:n_rows], K, **options)
+    assert 1 <= len(compiled) <= 3
+
+
+@pytest.mark.parametrize("n_rows", [1, 63, 64, 65, 96, 97, 128, 129, 1000, 30_000, 10**6])
+def test_padding_is_at_most_half(n_rows):
+    assert n_rows <= padded_rows(n_rows) <= max(64, 1.5 * n_rows)
+    assert len({padded_rows(n) for n in range(n_rows, 2 * n_rows)}) <= 4
+
+
+def test_padding_changes_no_fit(key, monkeypatch):
+    """Neither where it starts, nor where it ends."""
+    x = array(blobs()[:70])
+    options = {"covariance_type": "diag", "max_iter": 21}
+    filled = jg.fit(key, x, K, **options)
+    monkeypatch.setattr(validation, "SMALL", 0)
+    plain = jg.fit(key, x, K, **options)
+    assert abs(int(filled.n_iter) - int(plain.n_iter)) <= 1
+    assert_same_mixture(filled.mixture, plain.mixture)
+    assert_close(filled.log_likelihood, plain.log_likelihood, rtol=by_dtype(1e-5, 1e-11))

@@ -8,7 +8,6 @@ import pytest
 from helpers import (
     COVARIANCE_TYPES,
     DTYPE,
-    EPS,
     LABELS,
     TIGHT,
     K,
@@ -27,12 +26,9 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import densities, frame
 from jaxgmm.frame import Rows, frame_of
-from jaxgmm.initialization import STARTS, start_from
+from jaxgmm.initialization import STARTS
 from jaxgmm.kmeans import plus_plus_seeds, subsample
-from jaxgmm.loop import problem_of
-from jaxgmm.numerics import sum_over_chunks
 
 RELATIVE = by_dtype(2e-5, 1e-11)
 SAME = by_dtype(1e-3, 1e-8)
@@ -229,67 +225,6 @@ def test_a_member_of_nan_is_non_finite_and_keeps_its_start(batch):
     assert results.status.tolist() == [0, 0, 2, 0]
 
 
-@pytest.fixture(scope="module")
-def in_chunks():
-    """What comes out when rows are read 7 at a time, of which their number is no multiple."""
-
-    def seven(n_rows, numbers_per_row):
-        return min(n_rows, 7)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame, "chunk_size", seven)
-        patch.setattr(densities, "chunk_size", seven)
-        # Rows of a number that no other test has, so that nothing is compiled yet.
-        return fit_and_densities(N + 5)
-
-
-def fit_and_densities(n_rows):
-    x, weights = padded(blobs(), n_rows=n_rows)
-    starts = {name: start_from_labels(blobs(), name) for name in COVARIANCE_TYPES}
-    statistics = {name: jg.e_step(start, x, weights) for name, start in starts.items()}
-    start = starts["full"]
-    queries = start.log_prob(x), start.responsibilities(x), start.component_log_prob(x)
-    by_number = jax.jit(lambda x: by_row_number(start, x, weights))(x)
-    fit = jg.em(start, x, weights=weights, tol=TIGHT)
-    return fit, (statistics, by_number), [query[:N] for query in queries]
-
-
-def by_row_number(start, x, weights):
-    """Statistics for which rows are found by their numbers: a prior, responsibilities, starts."""
-    random = np.random.default_rng(0)
-    absent = np.zeros((len(weights) - N, K))
-    prior = array(np.r_[random.normal(size=(N, K)), absent])
-    shares = array(np.r_[random.dirichlet(np.ones(K), size=N), absent])
-    problem = problem_of(x, weights, array(0.0), K, "full")
-    active = jnp.ones(K, bool)
-    starts = [
-        start_from(
-            STARTS[init](jax.random.key(3), problem.rows, active),
-            problem.rows,
-            active,
-            "full",
-            problem.regularization,
-            lend=True,
-        )
-        for init in STARTS
-    ]
-    given = jg.accumulate(x, shares, weights, covariance_type="full")
-    return jg.e_step(start, x, weights, log_prior=prior), given, starts
-
-
-def test_rows_in_chunks_are_the_whole(in_chunks):
-    chunked_fit, chunked_statistics, chunked_queries = in_chunks
-    fit, statistics, queries = fit_and_densities(N)
-    assert_same_fit(chunked_fit, fit)
-    for actual, expected in zip(
-        jax.tree.leaves(chunked_statistics), jax.tree.leaves(statistics), strict=True
-    ):
-        size = max(N, np.abs(double(expected)).max())
-        assert_close(actual, expected, rtol=0, atol=100 * EPS * size)
-    for actual, expected in zip(chunked_queries, queries, strict=True):
-        assert_close(actual, expected)
-
-
 @pytest.mark.parametrize("init", STARTS)
 def test_rows_of_weight_zero_do_not_change_where_a_fit_starts(init, key):
     """With the same key, whatever they hold."""
@@ -306,14 +241,14 @@ def test_rows_of_weight_zero_do_not_change_where_a_fit_starts(init, key):
 
 
 @pytest.mark.parametrize("size", [7, 29, 30, 60])
-def test_a_subsample_is_of_rows_that_are_there_and_of_all_where_they_are_few(size, key):
+def test_a_subsample_is_of_rows_that_are_there_and_of_all_where_they_are_few(size):
     """Spread evenly, and the same whatever rows of weight 0 stand behind."""
     x = np.arange(30.0)[:, None] * [1.0, -1.0]
     weights = 1.0 + np.arange(30)
     samples = []
     for n_rows in (30, 61, 90):
         rows, padded_weights = padded(x, weights, n_rows)
-        sample = subsample(key, Rows(None, rows, padded_weights), size)
+        sample = subsample(Rows(None, rows, padded_weights), size)
         there = np.asarray(sample.weights) > 0
         samples.append((double(sample.x)[there], double(sample.weights)[there]))
     drawn, weights_of_drawn = samples[0]
@@ -323,25 +258,6 @@ def test_a_subsample_is_of_rows_that_are_there_and_of_all_where_they_are_few(siz
     assert_close(weights_of_drawn, 1 + drawn[:, 0])
     for others in samples[1:]:
         assert np.array_equal(others[0], drawn) and np.array_equal(others[1], weights_of_drawn)
-
-
-def test_sums_over_chunks_do_not_lose_what_is_small():
-    """Ten thousand chunks, each below the rounding of the first."""
-    large = by_dtype(1e8, 1e17)
-    terms = array(np.r_[large, np.ones(10_000)])
-    total = sum_over_chunks(lambda start, _: terms[start], terms.size, 1)
-    assert_close(double(total) - large, 1e4, rtol=2e-3)
-
-
-@pytest.mark.parametrize("chunk_rows", [1, 7, 30, 89, 90])
-def test_every_row_is_summed_once(chunk_rows):
-    """Also where the last chunk overlaps the one before."""
-
-    def summand(start, fresh):
-        numbers = start + jnp.arange(chunk_rows)
-        return jnp.sum(jnp.where(fresh, numbers.astype(DTYPE), 0))
-
-    assert sum_over_chunks(summand, N, chunk_rows) == N * (N - 1) / 2
 
 
 def test_labels_are_recovered(covariance_type):

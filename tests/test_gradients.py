@@ -61,7 +61,8 @@ def test_implicit_derivative_equals_derivative_of_all_steps():
 def test_forward_and_reverse_derivatives_of_a_fit_agree():
     x, weights, reg_covar = arguments()
     direction = jnp.asarray(DIRECTION, DTYPE)
-    forward = jax.jvp(lambda x: functional(x, weights, reg_covar), (x,), (direction,))[1]
+    of_data = lambda x: functional(x, weights, reg_covar)  # noqa: E731
+    forward = jax.jit(lambda x: jax.jvp(of_data, (x,), (direction,))[1])(x)
     reverse = jnp.vdot(gradient(x, weights, reg_covar)[0], direction)
     np.testing.assert_allclose(forward, reverse, rtol=3e4 * EPS)
 
@@ -71,11 +72,13 @@ def test_derivative_of_a_fit_is_the_limit_of_differences():
         x, direction = jnp.asarray(BLOBS), jnp.asarray(DIRECTION)
         rest = (jnp.asarray(WEIGHTS), jnp.asarray(1e-3))
 
-        def of_data(x):
-            return functional(x, *rest, tol=1e-14, max_iter=5000)
+        @jax.jit
+        def value_and_derivative(x):
+            fit = lambda x: functional(x, *rest, tol=1e-14, max_iter=5000)  # noqa: E731
+            return jax.jvp(fit, (x,), (direction,))
 
-        derivative = jax.jvp(of_data, (x,), (direction,))[1]
-        above, below = (of_data(x + step * direction) for step in (1e-4, -1e-4))
+        derivative = value_and_derivative(x)[1]
+        above, below = (value_and_derivative(x + step * direction)[0] for step in (1e-4, -1e-4))
         np.testing.assert_allclose(derivative, (above - below) / 2e-4, rtol=1e-5)
 
 

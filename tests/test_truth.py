@@ -25,7 +25,7 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm.structures import STRUCTURES
 
-N_STARTS = 40
+N_STARTS = 20
 
 
 @pytest.fixture

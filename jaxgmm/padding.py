@@ -1,0 +1,45 @@
+"""Rows of weight 0 behind small data, so that data of many sizes are fitted by few programs."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxgmm.validation import from_host, is_concrete, is_small, unit_weights
+
+SMALLEST = 64
+
+
+def padded_rows(n_rows: int) -> int:
+    """The next power of two, or half way to it: at most half as many rows again, but 64."""
+    if n_rows <= SMALLEST:
+        return SMALLEST
+    power = 1 << (n_rows - 1).bit_length()
+    return power if n_rows > 3 * power // 4 else 3 * power // 4
+
+
+def with_padding(x: Array, weights: Array | None, others: Any) -> tuple[Array, Array]:
+    """Data and weights of which there are few sizes: as they are where they are large or traced.
+
+    Compiling takes seconds, and a fit to small data much less. Where data are large it is the other
+    way round, and a copy of them would not be cheap. What is traced is part of a program already.
+
+    Args:
+        x: (N, D).
+        weights: (N,), or None for ones.
+        others: all else that a fit depends on.
+    """
+    weights = unit_weights(x) if weights is None else weights
+    if not is_small(x) or not is_concrete(x, weights, *jax.tree.leaves(others)):
+        return x, weights
+    n_rows = padded_rows(x.shape[0])
+    return with_rows(x, n_rows), with_rows(weights, n_rows)
+
+
+def with_rows(array: Array, n_rows: int) -> Array:
+    """(N, ...) -> (n_rows, ...), by zeros. Not by JAX, which would compile it for each size."""
+    missing = n_rows - array.shape[0]
+    if missing == 0:
+        return array
+    return from_host(np.pad(np.asarray(array), [(0, missing), *[(0, 0)] * (array.ndim - 1)]))
