@@ -7,6 +7,7 @@ builds them ahead of a benchmark, which otherwise does it itself.
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -58,10 +59,12 @@ def build(name: str, folder: Path = FOLDER) -> Path:
     return interpreter(environment)
 
 
-def build_all(folder: Path = FOLDER) -> tuple[dict[str, Path], dict[str, str]]:
+def build_all(
+    folder: Path = FOLDER, names: Iterable[str] | None = None
+) -> tuple[dict[str, Path], dict[str, str]]:
     """Interpreters of the environments that could be built, and reasons for the others."""
     interpreters, reasons = {}, {}
-    for name in requirements():
+    for name in requirements() if names is None else names:
         try:
             interpreters[name] = build(name, folder)
         except RuntimeError as error:

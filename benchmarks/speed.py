@@ -36,6 +36,7 @@ from workers import Worker, WorkerError
 from workloads import QUICK, Workload, planned, sample, start, step_flop
 
 ENVIRONMENT = {"gmmx": "gmmx", "oneDAL": "onedal", "pomegranate": "torch", "gmm-gpu": "torch"}
+OURS = ("jaxgmm", "matrix product")
 FEW = 3
 COMPARED = 10
 TARGET_SECONDS = 0.3
@@ -53,7 +54,13 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="one small shape in every table")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each library (default: 5)")
-    parser.add_argument("--no-peers", action="store_true", help="jaxgmm alone")
+    parser.add_argument(
+        "--libraries",
+        nargs="*",
+        choices=(peers := [name for name in LIBRARIES if name not in OURS]),
+        default=peers,
+        help="beside jaxgmm (default: all)",
+    )
     parser.add_argument(
         "--limit",
         type=float,
@@ -73,11 +80,11 @@ def arguments() -> argparse.Namespace:
 def interpreters(options: argparse.Namespace) -> tuple[dict[str, Path], dict[str, str]]:
     """Python for each library, and why there is none for the others."""
     here = Path(sys.executable)
-    if options.no_peers:
-        return {"jaxgmm": here, "matrix product": here}, {}
-    built, missing = build_all(options.environments)
+    wanted = [name for name in LIBRARIES if name in (*OURS, *options.libraries)]
+    needed = {ENVIRONMENT[name] for name in wanted if name in ENVIRONMENT}
+    built, missing = build_all(options.environments, needed)
     found, reasons = {}, {}
-    for library in LIBRARIES:
+    for library in wanted:
         environment = ENVIRONMENT.get(library)
         if environment in missing:
             reasons[library] = missing[environment]

@@ -15,14 +15,13 @@ import sys
 import warnings
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from machine import RESULTS, circumstances, write_report
+from real_data import data_sets
 from reference import joint_log_prob
-from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Peer
 
@@ -40,17 +39,6 @@ VARIANTS = [
         ("k-means++", 1e-3),
     )
 ]
-
-
-def data_sets() -> dict[str, np.ndarray]:
-    """(N, D) float64 each."""
-    geyser = Path(jg.__file__).parent / "datasets" / "old_faithful.csv"
-    return {
-        "Old Faithful": np.loadtxt(geyser, delimiter=",", skiprows=1),
-        "iris": load_iris().data,
-        "wine, 4 features": load_wine().data[:, :4],
-        "breast cancer, 5 features": load_breast_cancer().data[:, :5],
-    }
 
 
 def score(log_weights: np.ndarray, means: np.ndarray, factors: np.ndarray, x: np.ndarray):

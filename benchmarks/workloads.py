@@ -38,17 +38,19 @@ def planned(shapes: tuple[tuple[int, int, int], ...] | None = None) -> list[Work
     ]
 
 
-def sample(workload: Workload, rng: np.random.Generator) -> np.ndarray:
+def sample(
+    workload: Workload, rng: np.random.Generator, separation: float = SEPARATION
+) -> np.ndarray:
     """Rows of a random mixture: (N, D) in the workload's dtype.
 
     Weights lie within a factor of three of each other, covariances have random axes with standard
-    deviations between 0.7 and 1.4, and two means are typically `SEPARATION` apart whatever D is:
+    deviations between 0.7 and 1.4, and two means are typically `separation` apart whatever D is:
     components overlap, more where many of them share few dimensions.
     """
     _, dtype, n, d, k = workload
     weights = rng.uniform(0.5, 1.5, k)
     labels = rng.choice(k, n, p=weights / weights.sum())
-    means = rng.standard_normal((k, d)) * SEPARATION / np.sqrt(2 * d)
+    means = rng.standard_normal((k, d)) * separation / np.sqrt(2 * d)
     axes = np.linalg.qr(rng.standard_normal((k, d, d)))[0]
     factors = axes * rng.uniform(0.7, 1.4, (k, 1, d))
     x = np.empty((n, d))

@@ -1,0 +1,107 @@
+"""Time and memory of a fit as N and K grow.
+
+    python benchmarks/scaling.py [--largest]
+
+Each point is a process of its own, which fits (full covariance, float32, twenty iterations) and
+reports the seconds of the second call, of an iteration (two numbers of iterations, differenced) and
+of the start, and its peak resident memory beyond the data. Writes `results/scaling.json` and the
+picture `results/scaling.png`. `--largest` adds N = 2,000,000, D = 32, K = 64.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+from machine import RESULTS, circumstances, write_report
+
+D = 8
+N_ITER = 20
+OVER_N = [(n, D, 16) for n in (10_000, 30_000, 100_000, 300_000, 1_000_000)]
+OVER_K = [(100_000, D, k) for k in (4, 8, 16, 32, 64, 128)]
+LARGEST = (2_000_000, 32, 64)
+
+
+def measure(n: int, d: int, k: int) -> dict:
+    """One point, in this process."""
+    import jax
+    from serve import peak_memory
+
+    import jaxgmm as jg
+
+    x = jax.random.normal(jax.random.key(0), (n, d)) + jax.random.randint(
+        jax.random.key(1), (n, 1), 0, 4
+    )
+    jax.block_until_ready(x)
+    loaded = peak_memory()
+
+    def seconds(max_iter: int) -> float:
+        begin = time.perf_counter()
+        result = jg.fit(jax.random.key(2), x, k, max_iter=max_iter, tol=0.0)
+        jax.block_until_ready(result)
+        return time.perf_counter() - begin
+
+    counts = (0, N_ITER // 2, N_ITER)
+    first = [seconds(count) for count in counts]
+    none, half, whole = (min(seconds(count) for _ in range(3)) for count in counts)
+    return {
+        "n": n,
+        "d": d,
+        "k": k,
+        "first_seconds": first[-1],
+        "seconds": whole,
+        "iteration_seconds": (whole - half) / (N_ITER - N_ITER // 2),
+        "start_and_end_seconds": none,
+        "data_bytes": x.nbytes,
+        "bytes_beyond_loaded": peak_memory() - loaded,
+    }
+
+
+def draw(rows: list[dict]) -> None:
+    """Time of an iteration over N and over K, with lines of slope one."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(8, 3.5), sharey=True, layout="constrained")
+    for panel, points, axis in zip(panels, (OVER_N, OVER_K), ("n", "k"), strict=True):
+        chosen = [row for row in rows if (row["n"], row["d"], row["k"]) in points]
+        along = np.array([row[axis] for row in chosen])
+        seconds = np.array([row["iteration_seconds"] for row in chosen])
+        panel.loglog(along, 1e3 * seconds, "o", label="measured")
+        panel.loglog(along, 1e3 * seconds[-1] * along / along[-1], "-", label="linear")
+        panel.set_xlabel({"n": f"N (D = {D}, K = 16)", "k": f"K (N = 100,000, D = {D})"}[axis])
+    panels[0].set_ylabel("milliseconds per iteration")
+    panels[0].legend()
+    figure.savefig(RESULTS / "scaling.png", dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--largest", action="store_true", help="2,000,000 x 32, K = 64 as well")
+    parser.add_argument("--point", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.point:
+        print(json.dumps(measure(*map(int, options.point.split(",")))))
+        return
+    rows = []
+    for point in dict.fromkeys([*OVER_N, *OVER_K, *([LARGEST] if options.largest else [])]):
+        command = [sys.executable, __file__, "--point", ",".join(map(str, point))]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows.append(json.loads(done.stdout))
+        row = rows[-1]
+        print(
+            f"{row['n']:9} x {row['d']}, {row['k']:3}: {1e3 * row['iteration_seconds']:9.2f} ms, "
+            f"start and end {row['start_and_end_seconds'] / row['iteration_seconds']:5.1f} "
+            f"iterations, {row['bytes_beyond_loaded'] / 2**20:7.1f} MiB beyond the data",
+            flush=True,
+        )
+    write_report(RESULTS / "scaling.json", {**circumstances("jax", "jaxgmm"), "rows": rows})
+    draw(rows)
+
+
+if __name__ == "__main__":
+    main()
