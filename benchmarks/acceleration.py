@@ -38,9 +38,9 @@ def problems() -> dict[str, tuple[np.ndarray, int, str]]:
         "breast cancer": (real["breast cancer, 5 features"], 4, "full"),
     }
     for separation in SEPARATIONS:
-        workload = Workload("full", "float64", 5000, 4, 5)
+        workload = Workload("full", "float64", 2000, 3, 4)
         x = sample(workload, np.random.default_rng(0), separation)
-        found[f"means {separation:g} apart"] = (x, 5, "full")
+        found[f"means {separation:g} apart"] = (x, 4, "full")
     return found
 
 
@@ -65,7 +65,7 @@ def fit_each(
 
 
 def main() -> None:
-    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     rows = []
     print(
         f"{'data':22}{'dtype':9}{'method':10}{'median':>8}{'mean':>8}{'max':>6}{'converged':>11}",

@@ -35,6 +35,8 @@ DEPTH = 5
 FIRST_LIMIT, ADAPTATION = 4.0, 2.0
 # Plain steps that may confirm convergence: some for the rate to show, and the confirmations.
 PATIENCE = 2 * CONFIRMATIONS
+# A gain so small, of the tolerance, is always checked: it may be as small as rounding lets it be.
+LOWEST_THRESHOLD = 1e-3
 
 
 def coordinates(mixture: GaussianMixture) -> GaussianMixture:
@@ -265,7 +267,7 @@ class Pilot(NamedTuple):
         """
         accepted = finite & self.accepts(step.objective, step.gain)
         progress = self.progress_after(accepted, step, tol)
-        plain_steps, threshold = self.check(accepted, step.gain, progress, tol)
+        plain_steps, threshold = self.check(accepted, step, progress, tol)
         safe = jax.tree.map(partial(jnp.where, accepted), step.mixture, self.safe)
 
         point, unravel = ravel_pytree(coordinates(tried))
@@ -289,16 +291,18 @@ class Pilot(NamedTuple):
         )
 
     def check(
-        self, accepted: Array, gain: Array, progress: Progress, tol: Array
+        self, accepted: Array, step: Step, progress: Progress, tol: Array
     ) -> tuple[Array, Array]:
         """Whether to make plain steps from now on, as `plain_steps`, and the next `threshold`."""
         checking = self.plain_steps >= 0
-        begins = ~checking & accepted & (gain < self.threshold)
+        begins = ~checking & accepted & (step.gain < self.threshold)
         given_up = checking & (self.plain_steps >= PATIENCE) & (progress.confirmed == 0)
         goes_on = begins | (checking & ~given_up)
         # With the rate that was seen, the gain at which little enough remains.
         enough = jnp.where(jnp.isfinite(progress.remaining), tol / progress.remaining / 2, 1)
-        threshold = jnp.where(given_up, jnp.minimum(enough, 0.1) * gain, self.threshold)
+        lower = jnp.maximum(jnp.minimum(enough, 0.1) * step.gain, LOWEST_THRESHOLD * tol)
+        lower = jnp.maximum(lower, 2 * step.rounding)
+        threshold = jnp.where(given_up, lower, self.threshold)
         return jnp.where(goes_on, self.plain_steps + 1, -1), threshold
 
     def progress_after(self, accepted: Array, step: Step, tol: Array) -> Progress:
