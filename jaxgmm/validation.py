@@ -17,13 +17,16 @@ from jax.typing import ArrayLike
 SMALL = 2**17
 
 
-def is_small(array: Array) -> bool:
+def is_small(array: Array | np.ndarray) -> bool:
     """Whether an array may be copied and gone through on the host without a thought."""
     return array.size <= SMALL
 
 
 def from_host(array: np.ndarray) -> Array:
-    """NumPy's array as JAX's. `jnp.asarray` would compile a program for each shape."""
+    """A NumPy array that nobody else holds, as JAX's, which may share its memory.
+
+    `jnp.asarray` would copy it, by a program that is compiled for each shape.
+    """
     with jax.ensure_compile_time_eval():
         return jax.device_put(array)
 
@@ -85,7 +88,9 @@ def as_float_array(name: str, value: ArrayLike) -> Array:
             _warn_computed_in_float32(name)
         dtype = jnp.dtype("float32")
     value = value.astype(dtype) if value.dtype != dtype else value
-    return from_host(value) if isinstance(value, np.ndarray) else jnp.asarray(value)
+    if isinstance(value, np.ndarray) and is_small(value):
+        return from_host(value.copy())
+    return jnp.asarray(value)
 
 
 def _as_numpy(name: str, value: ArrayLike) -> np.ndarray:

@@ -26,6 +26,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
+from jaxgmm.validation import as_float_array
 
 X = blobs()
 
@@ -288,3 +289,12 @@ def test_the_first_bad_weight_is_named():
     weights[[4, 8]] = -1
     with pytest.raises(ValueError, match=r"negative, got -1.0 at row 4"):
         jg.em(start_from_labels(blobs(), "full"), array(blobs()), weights=array(weights))
+
+
+def test_what_happens_to_an_array_afterwards_is_not_seen():
+    """Whether memory is shared depends on its alignment, so many times."""
+    for n_rows in [100] * 20 + [100_000]:
+        x = np.ones((n_rows, 2), DTYPE)
+        taken = as_float_array("x", x)
+        x[:] = 5
+        assert np.all(taken == 1)
