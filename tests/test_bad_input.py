@@ -291,10 +291,10 @@ def test_the_first_bad_weight_is_named():
         jg.em(start_from_labels(blobs(), "full"), array(blobs()), weights=array(weights))
 
 
-def test_what_happens_to_an_array_afterwards_is_not_seen():
-    """Whether memory is shared depends on its alignment, so many times."""
-    for n_rows in [100] * 20 + [100_000]:
-        x = np.ones((n_rows, 2), DTYPE)
+def test_what_happens_to_a_small_array_afterwards_is_not_seen():
+    """Whether memory could be shared depends on its alignment, so many times."""
+    for _ in range(20):
+        x = np.ones((100, 2), DTYPE)
         taken = as_float_array("x", x)
         x[:] = 5
         assert np.all(taken == 1)
