@@ -3,10 +3,12 @@
 A mixture is an inert pytree (`GaussianMixture`). `e_step` turns data and a mixture into
 `SufficientStatistics`, which add; `m_step` turns statistics into a mixture; `em` repeats the two
 until nothing is left to gain; `fit` finds starts for it, and `select` the number of components.
+`fit_batch` and `select_batch` do so for many data sets at once.
 """
 
 from importlib.metadata import version as _version
 
+from jaxgmm.batching import fit_batch as fit_batch
 from jaxgmm.covariance import Diagonal as Diagonal
 from jaxgmm.covariance import Full as Full
 from jaxgmm.covariance import Spherical as Spherical
@@ -23,6 +25,7 @@ from jaxgmm.results import FitResult as FitResult
 from jaxgmm.results import Status as Status
 from jaxgmm.selection import Selection as Selection
 from jaxgmm.selection import select as select
+from jaxgmm.selection import select_batch as select_batch
 from jaxgmm.statistics import SufficientStatistics as SufficientStatistics
 from jaxgmm.steps import accumulate as accumulate
 from jaxgmm.steps import e_step as e_step

@@ -1,5 +1,7 @@
 """Log-likelihood, free parameters and information criteria of a mixture."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -7,10 +9,13 @@ from jax.typing import ArrayLike
 
 from jaxgmm import densities
 from jaxgmm.expectation import total_log_prob
+from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import weighted_sum
 from jaxgmm.steps import as_they_are, check_fit_arguments
 from jaxgmm.structures import structure_named
+
+T = TypeVar("T", Array, float)
 
 
 def log_likelihood(
@@ -112,9 +117,26 @@ def criterion_values(
     covariance_type: str | None,
 ) -> dict[str, Array]:
     """All criteria by name, from two passes over the data."""
-    parameters = n_parameters(mixture, covariance_type)
+    parameters = float(n_parameters(mixture, covariance_type))
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    return criteria_given(mixture, x, weights, parameters)
+    total, certain = _totals(mixture, x, weights)
+    return criteria_of(total, certain, parameters, jnp.log(jnp.sum(weights)))
+
+
+def criteria_of(
+    log_likelihood: T, log_certainty: T, n_parameters: float, log_n_rows: T
+) -> dict[str, T]:
+    """AIC, BIC and ICL.
+
+    Args:
+        log_likelihood: weighted total.
+        log_certainty: see `log_certainty`.
+        n_parameters: free ones.
+        log_n_rows: logarithm of the sum of the weights.
+    """
+    bic = n_parameters * log_n_rows - 2 * log_likelihood
+    aic = 2 * n_parameters - 2 * log_likelihood
+    return {"aic": aic, "bic": bic, "icl": bic - 2 * log_certainty}
 
 
 @jax.jit
@@ -123,24 +145,19 @@ def _log_likelihood(mixture: GaussianMixture, x: Array, weights: Array) -> Array
 
 
 @jax.jit
-def criteria_given(
-    mixture: GaussianMixture, x: Array, weights: Array, parameters: ArrayLike
-) -> dict[str, Array]:
-    """AIC, BIC and ICL for a number of free parameters."""
+def _totals(mixture: GaussianMixture, x: Array, weights: Array) -> tuple[Array, Array]:
     rows = as_they_are(x, weights)
+    log_likelihood = total_log_prob(rows, mixture, mixture.log_weights)[0]
+    return log_likelihood, log_certainty(mixture, rows)
+
+
+def log_certainty(mixture: GaussianMixture, rows: Rows) -> Array:
+    """Σ w_n log max_k r_nk: ()."""
 
     def summand(_: Array, weights: Array, z: Array) -> Array:
         log_responsibilities = densities.log_responsibilities(
             mixture.log_weights, mixture.covariance, mixture.means, z
         )
-        certainty = jnp.max(log_responsibilities, axis=-1)
-        return weighted_sum(weights, certainty)
+        return weighted_sum(weights, jnp.max(log_responsibilities, axis=-1))
 
-    deviance = -2 * total_log_prob(rows, mixture, mixture.log_weights)[0]
-    parameters = jnp.asarray(parameters, deviance.dtype)
-    bic = deviance + parameters * jnp.log(jnp.sum(weights))
-    return {
-        "aic": deviance + 2 * parameters,
-        "bic": bic,
-        "icl": bic - 2 * rows.sum(summand, rows.chunk_rows(mixture.means.size)),
-    }
+    return rows.sum(summand, rows.chunk_rows(mixture.means.size))

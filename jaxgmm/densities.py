@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.covariance import Covariance
-from jaxgmm.numerics import chunk_size, log_softmax, logsumexp, map_over_chunks
+from jaxgmm.numerics import chunk_size, einsum, log_softmax, logsumexp, map_over_chunks
 
 
 def log_normalizer(covariance: Covariance, n_features: int) -> Array:
@@ -19,7 +19,8 @@ def log_normalizer(covariance: Covariance, n_features: int) -> Array:
 def log_density(covariance: Covariance, means: Array, x: Array) -> Array:
     """log N(x | μ_k, Σ_k), -inf where it can't be represented: (N, D) -> (N, K)."""
     z = covariance.whiten(x[:, None, :] - means[None])
-    return -jnp.sum(z**2, axis=-1) / 2 - log_normalizer(covariance, z.shape[-1])[None]
+    square = einsum("nki,nki->nk", z, z)
+    return -square / 2 - log_normalizer(covariance, z.shape[-1])[None]
 
 
 def far_density(covariance: Covariance, means: Array, x: Array) -> Array:

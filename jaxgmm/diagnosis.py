@@ -6,7 +6,10 @@ from jax import Array, lax
 
 from jaxgmm.covariance import Covariance, kl_between_covariances
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, largest_eigenvalue, smallest_variance
+from jaxgmm.numerics import einsum, is_positive_definite, smallest_variance
+
+# Numbers, as many as whitening all components by all others makes, that aren't worth a loop.
+SMALL = 2**16
 
 
 def degenerate_components(mixture: GaussianMixture, regularization: Array) -> Array:
@@ -34,8 +37,9 @@ def _held_up(mixture: GaussianMixture, regularization: Array) -> Array:
     added = jnp.sqrt(regularization[None] + rounding * own)
     columns = jnp.eye(n_features, dtype=added.dtype)[:, None, :] * added[None]
     whitened = mixture.covariance.whiten(columns)
-    share = largest_eigenvalue(einsum("ikm,jkm->kij", whitened, whitened))
-    return jnp.broadcast_to(~(share <= 0.5), (mixture.n_components,))
+    shares = einsum("ikm,jkm->kij", whitened, whitened)
+    own_prevails = is_positive_definite(jnp.eye(n_features, dtype=added.dtype)[None] / 2 - shares)
+    return jnp.broadcast_to(~own_prevails, (mixture.n_components,))
 
 
 def _twins(mixture: GaussianMixture) -> Array:
@@ -51,7 +55,10 @@ def _twins(mixture: GaussianMixture) -> Array:
         others = (jnp.arange(n_components) != k) & (mixture.log_weights > -jnp.inf)
         return jnp.any(others & (divergence < tolerance))
 
-    return lax.map(twin_of_another, jnp.arange(n_components))
+    numbers = jnp.arange(n_components)
+    if mixture.means.size**2 <= SMALL:
+        return jax.vmap(twin_of_another)(numbers)
+    return lax.map(twin_of_another, numbers)
 
 
 def _component(covariance: Covariance, k: Array) -> Covariance:

@@ -11,19 +11,21 @@ from jaxgmm.densities import log_density
 from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import (
+    FEW,
+    agreed,
     einsum,
     logsumexp,
     rows_of_features,
-    softmax_and_logsumexp,
+    shifted_exponentials,
     weighted_sum,
 )
 from jaxgmm.quadratic import (
     PRODUCTS,
     SQUARES,
     Reach,
-    agreed,
     expect_by_products,
     is_accurate,
+    with_one,
 )
 from jaxgmm.statistics import SufficientStatistics
 
@@ -74,13 +76,12 @@ def expect_by_differences(
     def summand(
         numbers: Array, weights: Array, z: Array
     ) -> tuple[Array, tuple[Array, Array, Array]]:
-        logits = log_density(mixture.covariance, mixture.means, z) + mixture.log_weights[None]
+        logits = log_density(mixture.covariance, mixture.means, z).T + mixture.log_weights[:, None]
         if log_prior is not None:
-            logits += lax.dynamic_slice_in_dim(log_prior, numbers[0], numbers.size)
-        responsibilities, log_prob = softmax_and_logsumexp(logits)
-        weighted = weights[:, None] * responsibilities
-        moments = sum_moments(z, weighted, mixture.means, full_second_moment)
-        return weighted_sum(weights, log_prob), moments
+            logits += lax.dynamic_slice_in_dim(log_prior, numbers[0], numbers.size).T
+        terms, total, top = shifted_exponentials(logits, axis=0)
+        moments = sum_moments(z, terms * (weights[None] / total), mixture.means, full_second_moment)
+        return weighted_sum(weights, (jnp.log(total) + top)[0]), moments
 
     log_likelihood, (count, first, second) = rows.sum(summand, rows.chunk_rows(mixture.means.size))
     volume = jnp.sum(count) * rows.frame.log_volume()
@@ -106,7 +107,7 @@ def collect(
     def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, Array, Array]:
         weights = weights[:, None]
         weighted = jnp.where(weights != 0, weights * responsibilities(numbers, z), 0)
-        return sum_moments(z, weighted, origin, full_second_moment)
+        return sum_moments(z, weighted.T, origin, full_second_moment)
 
     count, first, second = rows.sum(summand, rows.chunk_rows(origin.size))
     return SufficientStatistics(jnp.zeros_like(count[0]), count, first, second, origin)
@@ -152,8 +153,8 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
     """
 
     def summand(_: Array, weights: Array, z: Array) -> Array:
-        of_components = log_density(mixture.covariance, mixture.means, z)
-        log_probs = [logsumexp(of_components + given[None]) for given in log_weights]
+        of_components = log_density(mixture.covariance, mixture.means, z).T
+        log_probs = [logsumexp(of_components + given[:, None], axis=0) for given in log_weights]
         values = jnp.stack([jnp.ones_like(weights), *log_probs])
         return einsum("n,fn->f", weights, jnp.where(weights[None] != 0, values, 0))
 
@@ -168,18 +169,44 @@ def sum_moments(
 
     Args:
         z: (N, D).
-        responsibilities: (N, K), times the rows' weights.
+        responsibilities: (K, N), times the rows' weights.
         origin: (K, D).
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
 
     Returns:
         (K,), (K, D), and (K, D, D) or (K, D).
     """
+    if z.shape[1] <= FEW:
+        return _sum_few_moments(z, responsibilities, origin, full_second_moment)
     difference = z[:, None, :] - origin[None]
-    weighted = responsibilities[:, :, None] * difference
+    weighted = responsibilities.T[:, :, None] * difference
     square = "nki,nkj->kij" if full_second_moment else "nki,nki->ki"
     return (
-        jnp.sum(responsibilities, axis=0),
+        jnp.sum(responsibilities, axis=1),
         jnp.sum(weighted, axis=0),
         einsum(square, weighted, difference),
     )
+
+
+def _sum_few_moments(
+    z: Array, responsibilities: Array, origin: Array, full_second_moment: bool
+) -> tuple[Array, Array, Array]:
+    """`sum_moments` by a product with ones, which on a CPU is many times faster than a sum.
+
+    The features are written out, because those that are gathered XLA keeps apart from their
+    product with the responsibilities.
+    """
+    n_features = z.shape[1]
+    difference = with_one(z.T[:, None, :] - origin.T[:, :, None])
+    if full_second_moment:
+        features = PRODUCTS
+        pairs = [(i, j) for i in range(n_features + 1) for j in range(i, n_features + 1)]
+    else:
+        features = SQUARES
+        squares = [(i, i) for i in range(n_features)]
+        pairs = [*squares, *((i, n_features) for i in range(n_features + 1))]
+    # In this order, so that what first moments lose the second lose too, and it cancels.
+    values = [(responsibilities * difference[i]) * difference[j] for i, j in pairs]
+    sums = einsum("fkn,n->fk", jnp.stack(values), jnp.ones_like(z[:, 0]))
+    first, second = features.moments(sums)
+    return sums[-1], first, second

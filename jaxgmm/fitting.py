@@ -1,6 +1,7 @@
 """Fitting from data alone: start, restart, climb, and keep the best."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +9,17 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.frame import Rows
 from jaxgmm.initialization import STARTS, as_given, start_from
-from jaxgmm.loop import (
-    Settings,
-    check_reg_covar,
-    check_settings,
-    check_tol,
-    climb,
-    em,
-    problem_of,
-)
+from jaxgmm.loop import Problem, em, problem_of
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.padding import with_padding, with_rows
-from jaxgmm.results import FitResult, Status
-from jaxgmm.steps import as_responsibilities
-from jaxgmm.structures import structure_named
+from jaxgmm.restarts import climb_all
+from jaxgmm.results import FitResult
+from jaxgmm.rounds import Problems, in_blocks, slots_for
+from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.steps import as_responsibilities, stored_as
+from jaxgmm.structures import Form, structure_named
 from jaxgmm.validation import (
     check_choice,
     check_count,
@@ -66,7 +63,9 @@ def fit(
             or responsibilities (N, K). Seeds are chosen from max(8192, 128 K) rows where there are
             more. A partition becomes a mixture by one M-step; parts of the named ones that are too
             small for a covariance borrow from the average one.
-        n_init: number of restarts; a given mixture or given responsibilities are one start.
+        n_init: number of restarts; a given mixture or given responsibilities are one start. Of more
+            than four restarts, the four that are best after 16 steps climb to the end; all others
+            do too where these end degenerate.
         max_iter: at most so many steps from each start. Static.
         tol: see `em`.
         reg_covar: see `em`.
@@ -138,42 +137,99 @@ def fit_active(
     n_init: int,
     settings: Settings,
 ) -> FitResult:
-    """`fit` for arguments known to be good, of the active components among K.
+    """`fit` for arguments known to be good; for `active` (K,) and all others see `fit_all`."""
+    given = None if given is None else given[None]
+    active = jnp.asarray(active)[None]
+    numbers = (tol, reg_covar, 1)
+    results = fit_all(key[None], x, weights, given, active, *numbers, init, n_init, settings)
+    return jax.tree.map(lambda leaf: leaf[0], results)
 
-    The others have no weight from the start, and so never have any: fits with different numbers of
-    components can be one program.
+
+def fit_all(
+    keys: Array,
+    x: Array,
+    weights: Array,
+    given: Any,
+    active: Array,
+    tol: ArrayLike,
+    reg_covar: ArrayLike,
+    n_models: ArrayLike,
+    init: str,
+    n_init: int,
+    settings: Settings,
+    form: Form | None = None,
+) -> FitResult:
+    """`fit` for M models and arguments known to be good.
 
     Args:
-        active: (K,) bool.
-    """
-    active = jnp.asarray(active)
-    problem = problem_of(x, weights, reg_covar, active.size, settings.covariance_type)
+        keys: (M,), one for each model.
+        x: (N, D), for all, or (M, N, D).
+        weights: (N,), for all, or (M, N).
+        given: responsibilities (M, N, K), mixtures (M, ...), or None where `init` is a name.
+        active: (M, K) bool, which components there are. The others have no weight from the start,
+            and so never have any: fits with different numbers of components can be one program.
+        tol: () see `em`.
+        reg_covar: () see `em`.
+        n_models: () how many of the models are wanted; what the others become says nothing.
+        init: one of `STARTS`, or "given".
+        n_init: number of restarts.
+        settings: static choices.
+        form: of the "full" covariances of each model, with a leading axis.
 
-    def climb_from(restart: Array) -> FitResult:
+    Returns:
+        Results, with a leading axis M.
+    """
+    n_tasks = keys.shape[0] * n_init
+    problems = Problems(problem_of_each(x, weights, reg_covar, active, settings, form), n_init)
+
+    def start(task: Array) -> GaussianMixture:
+        problem, model = problems.of(task), task // n_init
+        if isinstance(given, GaussianMixture):
+            mixture = jax.tree.map(lambda leaf: leaf[model], given)
+            return stored_as(settings.covariance_type, problem.rows.frame.enter(mixture))
         if given is None:
-            key_of_restart = jax.random.fold_in(key, restart)
-            responsibilities = STARTS[init](key_of_restart, problem.rows, active)
+            key = jax.random.fold_in(keys[model], task % n_init)
+            responsibilities = STARTS[init](key, problem.rows, active[model])
         else:
-            responsibilities = as_given(given)
-        start = start_from(
+            responsibilities = as_given(given[model])
+        return start_from(
             responsibilities,
             problem.rows,
-            active,
+            active[model],
             settings.covariance_type,
             problem.regularization,
+            problem.form,
             lend=given is None,
         )
-        return climb(problem, start, active, jnp.asarray(tol, x.dtype), settings)
 
-    if n_init == 1:
-        return climb_from(jnp.asarray(0))
-    return best_of(jax.lax.map(climb_from, jnp.arange(n_init)))
+    starts = in_blocks(start, n_tasks, problems.n_slots(n_tasks, active.shape[1]))
+    return climb_all(problems, starts, active, jnp.asarray(tol, x.dtype), n_models, settings)
 
 
-def best_of(results: FitResult) -> FitResult:
-    """The healthiest and then the highest of a batch of results."""
-    objective = jnp.where(jnp.isnan(results.objective), -jnp.inf, results.objective)
-    healthy = (results.status == Status.CONVERGED) | (results.status == Status.MAX_ITER)
-    among = jnp.where(jnp.any(healthy), healthy, True)
-    best = jnp.argmax(jnp.where(among, objective, -jnp.inf))
-    return jax.tree.map(lambda leaf: leaf[best], results)
+def problem_of_each(
+    x: Array,
+    weights: Array,
+    reg_covar: ArrayLike,
+    active: Array,
+    settings: Settings,
+    form: Form | None = None,
+) -> Problem:
+    """The problem that all models have, or those of all, with a leading axis; see `fit_all`."""
+    n_models, n_components = active.shape
+
+    def of_data(x: Array, weights: Array, form: Form | None) -> Problem:
+        return problem_of(x, weights, reg_covar, n_components, settings.covariance_type, form)
+
+    if x.ndim == 2 and weights.ndim == 1 and form is None:
+        return of_data(x, weights, None)
+
+    def of_model(model: Array) -> Problem:
+        own_x = x[model] if x.ndim == 3 else x
+        own_weights = weights[model] if weights.ndim == 2 else weights
+        problem = of_data(own_x, own_weights, jax.tree.map(lambda flag: flag[model], form))
+        return problem._replace(rows=Rows(problem.rows.frame, none, none))
+
+    none = jnp.zeros((), x.dtype)
+    n_rows, n_features = x.shape[-2:]
+    problem = in_blocks(of_model, n_models, slots_for(n_models, n_rows * n_features))
+    return problem._replace(rows=Rows(problem.rows.frame, x, weights))

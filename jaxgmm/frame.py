@@ -24,7 +24,8 @@ class Frame:
         center: (D,) in the data's units, a constant to differentiation.
         scale: (D,) likewise; D equal numbers where the structure allows no other scaling.
         variance: (D,) of the data in these coordinates: 1, but not a constant to differentiation.
-            Constant features have the variance that their magnitude suggests.
+            Constant features have the variance that their magnitude suggests; with a weight that
+            is negative or NaN none has any.
     """
 
     center: Array
@@ -111,7 +112,7 @@ def rescale(covariance: Covariance, factor: Array) -> Covariance:
             return Spherical(factor[0] * scale)
 
 
-def frame_of(x: Array, weights: Array, isotropic: bool) -> Frame:
+def frame_of(x: Array, weights: Array, isotropic: bool | Array) -> Frame:
     """The frame of weighted data.
 
     Args:
@@ -129,16 +130,16 @@ def frame_of(x: Array, weights: Array, isotropic: bool) -> Frame:
     at_center = Frame(center, magnitude, jnp.ones_like(magnitude))
     deviation = jnp.sqrt(lax.stop_gradient(Rows(at_center, x, weights).moments()[1]))
     constant = deviation <= 4 * float(dtype.eps)
-    scale = magnitude * jnp.where(constant, 1, deviation)
-    if isotropic:
-        constant = jnp.broadcast_to(jnp.all(constant), constant.shape)
-        largest = jnp.max(magnitude)
-        spread = jnp.where(constant, 1, deviation * (magnitude / largest))
-        scale = jnp.broadcast_to(largest * jnp.sqrt(jnp.mean(spread**2)), scale.shape)
+    constant = jnp.where(isotropic, jnp.all(constant), constant)
+    largest = jnp.max(magnitude)
+    spread = jnp.where(constant, 1, deviation * (magnitude / largest))
+    own = magnitude * jnp.where(constant, 1, deviation)
+    scale = jnp.where(isotropic, largest * jnp.sqrt(jnp.mean(spread**2)), own)
 
     usable = jnp.isfinite(center) & jnp.isfinite(scale)
     frame = Frame(
         jnp.where(usable, center, 0), jnp.where(usable, scale, 1), jnp.ones_like(magnitude)
     )
     first, second = Rows(frame, x, weights).moments()
-    return replace(frame, variance=jnp.where(usable & ~constant, second - first**2, 1))
+    variance = jnp.where(usable & ~constant, second - first**2, 1)
+    return replace(frame, variance=jnp.where(jnp.all(weights >= 0), variance, jnp.nan))

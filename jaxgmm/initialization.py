@@ -15,7 +15,7 @@ from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, subsample
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize, means_of
-from jaxgmm.structures import structure_named
+from jaxgmm.structures import Form, structure_named
 
 Responsibilities = Callable[[Array, Array], Array]
 
@@ -93,6 +93,7 @@ def start_from(
     active: Array,
     covariance_type: str,
     regularization: Array,
+    form: Form | None = None,
     *,
     lend: bool,
 ) -> GaussianMixture:
@@ -104,6 +105,7 @@ def start_from(
         active: (K,) bool, which components there are; the others have no weight.
         covariance_type: of the mixture.
         regularization: (D,) variances in the frame.
+        form: of "full" covariances.
         lend: whether components too small for a covariance borrow, see `with_pseudo_rows`.
     """
     full_second_moment = structure_named(covariance_type).full_second_moment
@@ -119,7 +121,8 @@ def start_from(
         present = jnp.sum(rows.weights > 0).astype(rows.x.dtype)
         average_row = jnp.sum(rows.weights) / present
         statistics = with_pseudo_rows(statistics, jnp.where(active, average_row, 0))
-    return maximize(or_noise(statistics, active), covariance_type, None, regularization)
+    healthy = or_noise(statistics, active)
+    return maximize(healthy, covariance_type, None, regularization, form)
 
 
 def or_noise(statistics: SufficientStatistics, active: Array) -> SufficientStatistics:

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.frame import Rows
-from jaxgmm.numerics import einsum
+from jaxgmm.numerics import agreed, einsum
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def squared_distances(z: Array, centers: Array) -> Array:
-    """|z_n - c_k|²: (N, D), (K, D) -> (N, K)."""
-    return jnp.sum((z[:, None, :] - centers[None]) ** 2, axis=-1)
+    """|z_n - c_k|²: (N, D), (K, D) -> (K, N)."""
+    difference = z.T[:, None, :] - centers.T[:, :, None]
+    return jnp.sum(difference**2, axis=0)
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,11 @@ class Nearest:
         """One-hot, of the rows' numbers and the rows: (rows, D) -> (rows, K)."""
         half = jnp.sum(self.centers**2, axis=1) / 2
         centers = self.reachable()
-        labels = jnp.argmin(half[None] - einsum("nd,kd->nk", z, centers), axis=-1)
-        return jax.nn.one_hot(labels, centers.shape[0], dtype=z.dtype)
+        distance = half[:, None] - einsum("kd,nd->kn", centers, z)
+        nearest = distance == jnp.min(distance, axis=0, keepdims=True)
+        number = jnp.arange(centers.shape[0])
+        label = jnp.min(jnp.where(nearest, number[:, None], number.size), axis=0)
+        return (label[:, None] == number[None]).astype(z.dtype)
 
     def reachable(self) -> Array:
         """(K, D) centers, those at infinity replaced by zeros."""
@@ -77,20 +81,24 @@ def subsample(rows: Rows, size: int) -> Rows:
     return Rows(frame, x[drawn], jnp.where(rank < present, weights[drawn], 0))
 
 
-def draw_rows(key: Array, log_density: Array, shape: tuple[int, ...]) -> Array:
-    """Row numbers drawn in proportion to a density over rows.
+def draw_rows(key: Array, density: Array, n_draws: int) -> Array:
+    """Row numbers drawn in proportion to a density over rows: (n_draws,).
 
-    A row's chances come from its own number (Gumbel-max), so that rows of density 0 behind it
-    change nothing.
+    Each row has a clock that rings after a time with this rate, and the first is drawn: so a row's
+    chances come from its own number, and rows of density 0 behind it change nothing.
 
     Args:
         key: PRNG key.
-        log_density: (N,), not normalized.
-        shape: of the draws.
+        density: (N,), not normalized.
+        n_draws: how many.
     """
-    noise = jax.random.gumbel(key, (log_density.size, *shape), log_density.dtype)
-    spread = log_density.reshape(-1, *(1,) * len(shape))
-    return jnp.argmax(spread + noise, axis=0)
+    tiny = float(jnp.finfo(density.dtype).tiny)
+
+    def draw(key: Array) -> Array:
+        return jax.random.uniform(key, density.shape, density.dtype, minval=tiny)
+
+    uniform = jax.vmap(draw)(jax.random.split(key, n_draws))
+    return jnp.argmax(jnp.log(uniform) / density[None], axis=1)
 
 
 def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
@@ -105,11 +113,11 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
 
     def add_seed(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
         seeds, closest = carry
-        log_density = jnp.log(rows.weights) + jnp.log(closest + tiny)
-        candidates = z[draw_rows(jax.random.fold_in(key, index), log_density, (n_candidates,))]
-        distances = jnp.minimum(squared_distances(z, candidates), closest[:, None])
-        best = jnp.argmin(jnp.sum(rows.weights[:, None] * distances, axis=0))
-        return (seeds.at[index].set(candidates[best]), distances[:, best]), None
+        density = rows.weights * (closest + tiny)
+        candidates = z[draw_rows(jax.random.fold_in(key, index), density, n_candidates)]
+        distances = jnp.minimum(squared_distances(z, candidates), closest[None])
+        best = jnp.argmin(einsum("cn,n->c", distances, rows.weights))
+        return (seeds.at[index].set(candidates[best]), distances[best]), None
 
     far = jnp.full_like(rows.weights, float(jnp.finfo(rows.x.dtype).max) ** 0.5)
     seeds = jnp.zeros((n_seeds, rows.x.shape[1]), rows.x.dtype)
@@ -141,10 +149,11 @@ def lloyd(rows: Rows, sample: Rows, seeds: Array, max_iter: int) -> Array:
         without_rows = (count == 0)[:, None]
         means = jnp.where(without_rows, centers, total / jnp.where(without_rows, 1, count[:, None]))
         empty = jnp.any(without_rows & jnp.isfinite(centers), axis=1)
+        moved = empty & (jnp.cumsum(empty) == 1)
         return lax.cond(
-            jnp.any(empty),
-            lambda: means.at[jnp.argmax(empty)].set(farthest_row(sample, centers)),
+            agreed(~jnp.any(empty)),
             lambda: means,
+            lambda: jnp.where(moved[:, None], farthest_row(sample, centers)[None], means),
         )
 
     def goes_on(carry: tuple[Array, Array, Array]) -> Array:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -22,21 +21,9 @@ from jaxgmm.numerics import smallest_variance
 from jaxgmm.padding import with_padding
 from jaxgmm.quadratic import Reach, reach_of
 from jaxgmm.results import FitResult, Status
+from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps import check_fit_arguments, maximize, stored_as, tilt
-from jaxgmm.structures import structure_named
-from jaxgmm.validation import check_choice, check_count, check_number
-
-ADJOINTS = ("implicit", "unroll")
-
-
-class Settings(NamedTuple):
-    """The static choices of a fit: each combination compiles once."""
-
-    covariance_type: str
-    max_iter: int
-    adjoint: str
-    history: bool
-    accelerate: str | None
+from jaxgmm.structures import Form, structure_named
 
 
 class Problem(NamedTuple):
@@ -46,25 +33,31 @@ class Problem(NamedTuple):
         rows: the data and the frame of the mixture.
         regularization: (D,) variances in the frame.
         reach: of the rows, or None where no step is to be made by matrix products.
+        form: of "full" covariances, or None where they have none in particular.
     """
 
     rows: Rows
     regularization: Array
     reach: Reach | None
+    form: Form | None
 
 
 class Trace(NamedTuple):
     """What is known about a loop besides its mixture: iterations, progress, and objectives.
 
-    Where it accelerates, the mixture of the loop may be an extrapolation, and the pilot has what
-    can be relied on.
+    The objective is that of the mixture before the last step. Where the loop accelerates, its
+    mixture may be an extrapolation, and the pilot has what can be relied on.
     """
 
     n_iter: Array
     finite: Array
+    objective: Array
     progress: Progress
     history: Array
     pilot: Pilot | None
+
+
+Loop = tuple[GaussianMixture, Trace]
 
 
 def em(
@@ -123,37 +116,6 @@ def em(
     return _em(mixture, x, weights, check_tol(tol, x), check_reg_covar(reg_covar, x), settings)
 
 
-def check_settings(
-    covariance_type: str, max_iter: int, accelerate: str | None, adjoint: str, history: bool
-) -> Settings:
-    """The static choices, known to be good."""
-    structure_named(covariance_type)
-    if accelerate is not None:
-        check_choice("accelerate", accelerate, METHODS)
-        if adjoint == "unroll":
-            raise ValueError("adjoint='unroll' goes back through plain steps: accelerate=None")
-    return Settings(
-        covariance_type=covariance_type,
-        max_iter=check_count("max_iter", max_iter, 0),
-        adjoint=check_choice("adjoint", adjoint, ADJOINTS),
-        history=bool(history),
-        accelerate=accelerate,
-    )
-
-
-def check_tol(tol: ArrayLike, x: Array) -> Array:
-    """A tolerance, known to be good."""
-    return jnp.asarray(check_number("tol", tol), x.dtype)
-
-
-def check_reg_covar(reg_covar: ArrayLike | None, x: Array) -> Array:
-    """λ, or its default: a thousandth of the variance of a cluster that is a thousand (float32) or
-    a million (float64) times narrower than the data."""
-    default = 1e-15 if x.dtype == jnp.float64 else 1e-9
-    given = check_number("reg_covar", default if reg_covar is None else reg_covar)
-    return jnp.asarray(given, x.dtype)
-
-
 @partial(jax.jit, static_argnames="settings")
 def _em(
     mixture: GaussianMixture,
@@ -170,15 +132,22 @@ def _em(
 
 
 def problem_of(
-    x: Array, weights: Array, reg_covar: ArrayLike, n_components: int, covariance_type: str
+    x: Array,
+    weights: Array,
+    reg_covar: ArrayLike,
+    n_components: int,
+    covariance_type: str,
+    form: Form | None = None,
 ) -> Problem:
     """Data in the coordinates that a covariance type allows, with their regularization."""
     structure = structure_named(covariance_type)
-    frame = frame_of(x, weights, structure.isotropic)
+    isotropic = structure.isotropic if form is None else form.isotropic
+    frame = frame_of(x, weights, isotropic)
     rows = Rows(frame, x, weights)
     floor = smallest_variance(x.dtype)
     scale = jnp.maximum(jnp.asarray(reg_covar, x.dtype), floor)
-    return Problem(rows, scale * frame.variance, reach_of(rows, n_components, structure))
+    reach = reach_of(rows, n_components, structure)
+    return Problem(rows, scale * frame.variance, reach, form)
 
 
 def by_differences(problem: Problem) -> Problem:
@@ -201,7 +170,19 @@ def climb(
     if settings.adjoint == "unroll":
         mixture, trace = iterate_unrolled(by_differences(problem), start, tol, settings)
     else:
-        mixture, trace = iterate(problem, start, tol, settings)
+        mixture, trace = iterate(*lax.stop_gradient((problem, start, tol)), settings)
+        mixture = as_fixed_point(problem, mixture, settings)
+    return ended(problem, mixture, trace, active, settings)
+
+
+def ended(
+    problem: Problem,
+    mixture: GaussianMixture,
+    trace: Trace,
+    active: Array,
+    settings: Settings,
+) -> FitResult:
+    """What is to be said about a loop that has ended; see `climb`."""
     ready = replace(mixture, covariance=prepared(mixture.covariance))
     tilted = tilt(ready, problem.regularization)
     log_likelihood, objective = total_log_prob(
@@ -232,17 +213,17 @@ def step(
     smallest_gain: ArrayLike = jnp.inf,
 ) -> Step:
     """The step from a mixture; `smallest_gain` is for `expect`."""
-    rows, regularization, reach = problem
+    rows, regularization, reach, form = problem
     full_second_moment = structure_named(covariance_type).full_second_moment
     ready = replace(mixture, covariance=prepared(mixture.covariance))
     tilted = tilt(ready, regularization)
     statistics = expect(rows, tilted, None, full_second_moment, reach, smallest_gain)
-    new = maximize(statistics, covariance_type, mixture, regularization)
+    new = maximize(statistics, covariance_type, mixture, regularization, form)
     gain = expected_gain(new, ready)
     return Step(new, statistics.log_likelihood, gain, gain_by_rounding(ready))
 
 
-def begin(start: GaussianMixture, tol: Array, settings: Settings) -> tuple[GaussianMixture, Trace]:
+def begin(start: GaussianMixture, tol: Array, settings: Settings) -> Loop:
     """What the loop carries before its first step."""
     dtype = start.means.dtype
     n_recorded = settings.max_iter if settings.history else 0
@@ -250,6 +231,7 @@ def begin(start: GaussianMixture, tol: Array, settings: Settings) -> tuple[Gauss
     trace = Trace(
         n_iter=jnp.asarray(0, jnp.int32),
         finite=jnp.asarray(True),
+        objective=jnp.asarray(-jnp.inf, dtype),
         progress=Progress.begin(dtype),
         history=jnp.zeros(n_recorded, dtype),
         pilot=None if method is None else Pilot.begin(start, METHODS[method], tol),
@@ -259,7 +241,7 @@ def begin(start: GaussianMixture, tol: Array, settings: Settings) -> tuple[Gauss
 
 def advance(
     problem: Problem, tol: Array, mixture: GaussianMixture, trace: Trace, settings: Settings
-) -> tuple[GaussianMixture, Trace]:
+) -> Loop:
     """One turn of the loop; a step that isn't finite is not taken."""
     # Without a tolerance there is nothing to be judged, and no gain has to be seen.
     smallest_gain = jnp.where((tol > 0) & (trace.n_iter > 0), trace.progress.gain, jnp.inf)
@@ -274,41 +256,56 @@ def advance(
         following, pilot = trace.pilot.steer(mixture, taken, finite, weight, tol)
         finite |= ~trace.pilot.is_plain
         progress, objective = pilot.progress, pilot.objective
-    # The objective belongs to the mixture before. The start's own lands in the last place, which
-    # is filled when the loop has ended.
+    # The start's own objective lands in the last place, which is filled when the loop has ended.
     history = trace.history
     if history.size:
         history = history.at[trace.n_iter - 1].set(objective)
-    return following, Trace(trace.n_iter + 1, finite, progress, history, pilot)
+    return following, Trace(trace.n_iter + 1, finite, objective, progress, history, pilot)
 
 
-def goes_on(trace: Trace, settings: Settings) -> Array:
-    """Whether there is another step to take: () bool."""
+def goes_on(trace: Trace, limit: ArrayLike) -> Array:
+    """Whether there is another step to take, of so many: () bool."""
     ended = trace.progress.converged() | ~trace.finite
-    return ~ended & (trace.n_iter < settings.max_iter)
+    return ~ended & (trace.n_iter < limit)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def iterate(
-    problem: Problem, start: GaussianMixture, tol: Array, settings: Settings
-) -> tuple[GaussianMixture, Trace]:
-    """Steps until there is nothing left to gain; derivatives are those of the fixed point."""
-    mixture, trace = lax.while_loop(
-        lambda carry: goes_on(carry[1], settings),
-        lambda carry: advance(problem, tol, *carry, settings),
+def turn(problem: Problem, tol: Array, loop: Loop, limit: ArrayLike, settings: Settings) -> Loop:
+    """One turn of a loop that may have ended, which then stays as it is."""
+    new = advance(problem, tol, *loop, settings)
+    return jax.tree.map(partial(jnp.where, goes_on(loop[1], limit)), new, loop)
+
+
+def iterate(problem: Problem, start: GaussianMixture, tol: Array, settings: Settings) -> Loop:
+    """Steps until there is nothing left to gain."""
+    loop = lax.while_loop(
+        lambda loop: goes_on(loop[1], settings.max_iter),
+        lambda loop: advance(problem, tol, *loop, settings),
         begin(start, tol, settings),
     )
+    return landed(*loop)
+
+
+def landed(mixture: GaussianMixture, trace: Trace) -> Loop:
+    """A loop that has ended, with the mixture that can be relied on."""
     if trace.pilot is None:
         return mixture, trace
     return trace.pilot.safe, trace._replace(pilot=None)
 
 
-@iterate.defjvp
-def _differentiate_iterate(
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def as_fixed_point(
+    problem: Problem, mixture: GaussianMixture, settings: Settings
+) -> GaussianMixture:
+    """The mixture, whose derivatives are those of the fixed point of the EM map."""
+    return mixture
+
+
+@as_fixed_point.defjvp
+def _differentiate_as_fixed_point(
     settings: Settings, primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[Any, Any]:
-    mixture, trace = iterate(*primals, settings)
+) -> tuple[GaussianMixture, GaussianMixture]:
     problem, tangent_of_problem = by_differences(primals[0]), by_differences(tangents[0])
+    mixture = primals[1]
 
     def next_mixture(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
         return step(problem, mixture, settings.covariance_type).mixture
@@ -318,26 +315,16 @@ def _differentiate_iterate(
         return jax.jvp(of_problem, (problem,), (tangent_of_problem,))[1]
 
     tangent = tangent_of_fixed_point(partial(next_mixture, problem), mixture, tangent_of_step)
-    return (mixture, trace), (tangent, jax.tree.map(no_tangent, trace))
-
-
-def no_tangent(leaf: Array) -> Any:
-    """The tangent of what has no derivative."""
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
-        return jnp.zeros_like(leaf)
-    return np.zeros(leaf.shape, jax.dtypes.float0)
+    return mixture, tangent
 
 
 def iterate_unrolled(
     problem: Problem, start: GaussianMixture, tol: Array, settings: Settings
-) -> tuple[GaussianMixture, Trace]:
+) -> Loop:
     """The same steps as a loop of `max_iter` turns, which reverse mode can go back through."""
 
     @jax.checkpoint
-    def turn(carry: tuple[GaussianMixture, Trace], _: None) -> tuple[Any, None]:
-        mixture, trace = carry
-        new = advance(problem, tol, mixture, trace, settings)
-        going = goes_on(trace, settings)
-        return jax.tree.map(partial(jnp.where, going), new, carry), None
+    def next_turn(loop: Loop, _: None) -> tuple[Loop, None]:
+        return turn(problem, tol, loop, settings.max_iter, settings), None
 
-    return lax.scan(turn, begin(start, tol, settings), None, length=settings.max_iter)[0]
+    return lax.scan(next_turn, begin(start, tol, settings), None, length=settings.max_iter)[0]

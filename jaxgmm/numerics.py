@@ -1,6 +1,9 @@
 """Small numerical tools that the rest of the library is built from."""
 
+import operator
+import string
 from collections.abc import Callable
+from functools import reduce
 from typing import TypeVar
 
 import jax
@@ -11,10 +14,50 @@ from jax.flatten_util import ravel_pytree
 HIGHEST = lax.Precision.HIGHEST
 T = TypeVar("T")
 
+# Sums of at most so many terms, and loops of as many turns, are written out: as operations of their
+# own they would cost more than their work.
+FEW = 4
+
 
 def einsum(subscripts: str, *operands: Array) -> Array:
-    """`jnp.einsum` in the full precision of the dtype, on every platform."""
+    """`jnp.einsum` in the full precision of the dtype, on every platform.
+
+    Sums of few terms are written out, and so become part of the operations around them.
+    """
+    if len(operands) == 2:
+        first, second, output = _subscripts_of_all_axes(subscripts, *operands)
+        summed = "".join(sorted({*first, *second} - {*output}))
+        sizes = dict(zip(first + second, operands[0].shape + operands[1].shape, strict=True))
+        if not summed or (len(summed) == 1 and sizes[summed] <= FEW):
+            first_terms = _with_axes(operands[0], first, output + summed)
+            second_terms = _with_axes(operands[1], second, output + summed)
+            if not summed:
+                return first_terms * second_terms
+            terms = (first_terms[..., i] * second_terms[..., i] for i in range(sizes[summed]))
+            return reduce(operator.add, terms)
     return jnp.einsum(subscripts, *operands, precision=HIGHEST)
+
+
+def _subscripts_of_all_axes(subscripts: str, first: Array, second: Array) -> tuple[str, str, str]:
+    """Those of both operands and of the output, with capital letters in place of dots."""
+    inputs, output = subscripts.split("->")
+    left, right = inputs.split(",")
+    n_left, n_right = (
+        array.ndim - len(letters.replace("...", ""))
+        for letters, array in ((left, first), (right, second))
+    )
+
+    def spelled(letters: str, n_dots: int) -> str:
+        return letters.replace("...", string.ascii_uppercase[26 - n_dots :])
+
+    return spelled(left, n_left), spelled(right, n_right), spelled(output, max(n_left, n_right))
+
+
+def _with_axes(array: Array, letters: str, wanted: str) -> Array:
+    """The array with axes in the order that is wanted; those that it lacks have length 1."""
+    present = [letter for letter in wanted if letter in letters]
+    ordered = jnp.transpose(array, [letters.index(letter) for letter in present])
+    return jnp.expand_dims(ordered, [i for i, letter in enumerate(wanted) if letter not in letters])
 
 
 def align(array: Array, like: Array) -> Array:
@@ -47,22 +90,10 @@ def weighted_sum(weights: Array, values: Array) -> Array:
     return einsum("n,n->", weights, jnp.where(weights != 0, values, 0))
 
 
-def softmax_and_logsumexp(logits: Array) -> tuple[Array, Array]:
-    """Both over the last axis: 1/K and -inf with zero gradient where every entry is -inf.
-
-    Args:
-        logits: (..., K).
-
-    Returns:
-        (..., K) and (...).
-    """
-    terms, total, top = shifted_exponentials(logits)
-    return terms / total, (jnp.log(total) + top)[..., 0]
-
-
-def logsumexp(logits: Array) -> Array:
-    """log Σ exp over the last axis: (..., K) -> (...)."""
-    return softmax_and_logsumexp(logits)[1]
+def logsumexp(logits: Array, axis: int = -1) -> Array:
+    """log Σ exp over an axis; -inf with zero gradient where every entry is -inf."""
+    _, total, top = shifted_exponentials(logits, axis)
+    return jnp.squeeze(jnp.log(total) + top, axis)
 
 
 def log_softmax(logits: Array) -> Array:
@@ -77,8 +108,11 @@ def log_softmax(logits: Array) -> Array:
 
 
 def smallest_variance(dtype: jnp.dtype) -> float:
-    """The variance below which unit-scale data of this dtype are only rounding."""
-    return float(jnp.finfo(dtype).eps) ** 2
+    """The variance below which unit-scale data of this dtype are too near to rounding.
+
+    With it, a mean that is rounded costs a row √eps of log-likelihood.
+    """
+    return float(jnp.finfo(dtype).eps) ** 1.5
 
 
 def cholesky(matrix: Array) -> Array:
@@ -116,7 +150,7 @@ def cholesky(matrix: Array) -> Array:
 
     variances = lax.stop_gradient(jnp.diagonal(matrix, axis1=-2, axis2=-1))
     start = (jnp.zeros_like(matrix), variances)
-    return lax.fori_loop(0, n_features, next_column, start)[0]
+    return lax.fori_loop(0, n_features, next_column, start, unroll=n_features <= FEW)[0]
 
 
 @jax.custom_jvp
@@ -141,7 +175,9 @@ def inverse_of_lower(factor: Array) -> Array:
         unit = align(lax.dynamic_index_in_dim(identity, j, keepdims=False), known)
         return lax.dynamic_update_index_in_dim(inverse, (unit - known) / pivot, j, axis=-2)
 
-    return lax.fori_loop(0, factor.shape[-1], next_row, jnp.zeros_like(factor))
+    n_features = factor.shape[-1]
+    start = jnp.zeros_like(factor)
+    return lax.fori_loop(0, n_features, next_row, start, unroll=n_features <= FEW)
 
 
 @inverse_of_lower.defjvp
@@ -153,9 +189,23 @@ def _differentiate_inverse_of_lower(
     return inverse, -einsum("...ij,...jk->...ik", inverse, moved)
 
 
-def largest_eigenvalue(matrix: Array) -> Array:
-    """The largest eigenvalue of each symmetric matrix: (..., D, D) -> (...)."""
-    return jnp.linalg.eigvalsh(matrix)[..., -1]
+def is_positive_definite(matrix: Array) -> Array:
+    """Whether all pivots of symmetric matrices are positive: (..., D, D) -> (...) bool.
+
+    Not by `eigvalsh`, which for a batch calls LAPACK once for each matrix.
+    """
+    n_features = matrix.shape[-1]
+
+    def eliminate(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, positive = carry
+        column = lax.dynamic_index_in_dim(left, j, axis=-1, keepdims=False)
+        pivot = lax.dynamic_index_in_dim(column, j, axis=-1)
+        share = column / pivot
+        positive &= pivot[..., 0] > 0
+        return left - share[..., :, None] * column[..., None, :], positive
+
+    start = (matrix, jnp.ones(matrix.shape[:-2], bool))
+    return lax.fori_loop(0, n_features, eliminate, start, unroll=n_features <= FEW)[1]
 
 
 def rounding_of_sum(total: Array, first: Array, second: Array) -> Array:
@@ -228,3 +278,14 @@ def rows_of_features(n_rows: int, n_features: int) -> int:
     if jax.default_backend() != "cpu":
         return chunk_size(n_rows, n_features)
     return min(n_rows, max(512, min(2048, 3 * 2**20 // n_features)))
+
+
+@jax.custom_batching.custom_vmap
+def agreed(flag: Array) -> Array:
+    """The flag; in a batch, whether all have it, so that a branch on it stays a branch."""
+    return flag
+
+
+@agreed.def_vmap
+def _agreed_in_batch(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    return jnp.all(flag), False

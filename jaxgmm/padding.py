@@ -9,6 +9,8 @@ from jax import Array
 from jaxgmm.validation import from_host, is_concrete, is_small, unit_weights
 
 SMALLEST = 64
+# Numbers in a batch above which it isn't copied.
+LARGE_BATCH = 2**24
 
 
 def padded_rows(n_rows: int) -> int:
@@ -35,6 +37,19 @@ def with_padding(x: Array, weights: Array | None, others: Any) -> tuple[Array, A
         return x, weights
     n_rows = padded_rows(x.shape[0])
     return with_rows(x, n_rows), with_rows(weights, n_rows)
+
+
+def padded_models(n_models: int, size: int) -> int:
+    """As `padded_rows`, without a smallest; as many as there are where their data are large.
+
+    Args:
+        n_models: B.
+        size: of the data, in numbers.
+    """
+    if size > LARGE_BATCH:
+        return n_models
+    power = 1 << (n_models - 1).bit_length()
+    return power if n_models > 3 * power // 4 else 3 * power // 4
 
 
 def with_rows(array: Array, n_rows: int) -> Array:

@@ -1,15 +1,17 @@
-"""Pictures of mixtures, with matplotlib: one feature, two, or pairs of several."""
+"""Pictures of mixtures and sweeps, with matplotlib."""
 
 import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxgmm.marginals import Components, components_of, density_levels
 from jaxgmm.mixture import GaussianMixture
+from jaxgmm.selection import Selection, is_healthy
 from jaxgmm.storage import write_atomically
 
 try:
@@ -28,31 +30,6 @@ MARGIN = 0.08
 
 POINTS: dict[str, Any] = {"s": 11, "alpha": 0.6, "linewidths": 0, "rasterized": True, "zorder": 2}
 HISTOGRAM: dict[str, Any] = {"color": "0.88", "edgecolor": "white", "linewidth": 0.5, "zorder": 1}
-
-
-class Components(NamedTuple):
-    """A mixture's components over some of the features, each in its principal axes.
-
-    Attributes:
-        weights: (K,).
-        means: (K, d).
-        scales: (K, d) standard deviations along the axes, in ascending order.
-        axes: (K, d, d) whose columns are unit vectors.
-    """
-
-    weights: np.ndarray
-    means: np.ndarray
-    scales: np.ndarray
-    axes: np.ndarray
-
-    def log_density(self, x: np.ndarray) -> np.ndarray:
-        """log(w_k N(x | μ_k, Σ_k)) of each component: (M, d) -> (K, M)."""
-        centered = x[None] - self.means[:, None]
-        log_volume = np.log(self.scales * np.sqrt(2 * np.pi)).sum(axis=-1)
-        with np.errstate(divide="ignore", over="ignore"):
-            standard = np.einsum("kmi,kij->kmj", centered, self.axes) / self.scales[:, None]
-            offset = np.log(self.weights) - log_volume
-            return offset[:, None] - 0.5 * (standard**2).sum(axis=-1)
 
 
 def density(
@@ -190,32 +167,49 @@ def picture(
     write_atomically(path, content.getvalue())
 
 
+def criterion(selection: Selection, ax: Axes | None = None) -> Axes:
+    """The criterion of a sweep by number of components, a line for each covariance type.
+
+    Unhealthy fits are left out, the winner has a ring, and held-out log-likelihoods have bars of
+    one standard error.
+
+    Args:
+        selection: of `select`.
+        ax: where to draw; by default the current axes.
+
+    Returns:
+        The axes.
+    """
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.gca()
+    table, name = selection.table, selection.criterion
+    for covariance_type in dict.fromkeys(table["covariance_type"].tolist()):
+        rows = table[(table["covariance_type"] == covariance_type) & is_healthy(table)]
+        rows = np.sort(rows, order="n_components")
+        bars = rows["cv_standard_error"] if name == "cv" else None
+        ax.errorbar(
+            rows["n_components"], rows[name], bars, marker="o", markersize=4, label=covariance_type
+        )
+    best = selection.best
+    (winner, *_) = table[
+        (table["n_components"] == best.mixture.n_components)
+        & (table["log_likelihood"] == float(best.log_likelihood))
+    ]
+    ax.plot(winner["n_components"], winner[name], "o", markersize=11, fillstyle="none", color="0.2")
+    ax.set(xlabel="components", ylabel=name.upper())
+    ax.set_xticks(np.unique(table["n_components"]))
+    ax.legend()
+    return ax
+
+
 def picture_format(path: str | os.PathLike[str]) -> str:
     """The format that a file name's ending says; ValueError lists those there are."""
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise ValueError(f"a picture's name must end in .{', .'.join(FORMATS)}; got {path}")
     return kind
-
-
-def components_of(mixture: GaussianMixture, features: Sequence[int]) -> Components:
-    """The components of the marginal mixture over some features.
-
-    Args:
-        mixture: K components.
-        features: numbers of the d features to keep.
-    """
-    features = list(features)
-    covariances = np.asarray(mixture.covariances, np.float64)[:, features][:, :, features]
-    variances, axes = np.linalg.eigh(covariances)
-    # Rounding can leave the smallest variance of a nearly flat component at or below zero.
-    smallest = np.finfo(np.float64).eps * variances[:, -1:] + np.finfo(np.float64).tiny
-    return Components(
-        np.asarray(mixture.weights, np.float64),
-        np.asarray(mixture.means, np.float64)[:, features],
-        np.sqrt(np.maximum(variances, smallest)),
-        axes,
-    )
 
 
 def ellipses(components: Components, mass: float) -> list[Ellipse]:
@@ -235,19 +229,6 @@ def ellipses(components: Components, mass: float) -> list[Ellipse]:
         )
         for mean, scales, axes in zip(*components[1:], strict=True)
     ]
-
-
-def density_levels(log_values: np.ndarray, masses: Sequence[float]) -> np.ndarray:
-    """The levels above which the densest cells of a grid hold the given masses, ascending.
-
-    Args:
-        log_values: log density at the cells of a regular grid, any shape.
-        masses: parts of the grid's whole mass.
-    """
-    descending = np.sort(log_values, axis=None)[::-1]
-    enclosed = np.cumsum(np.exp(descending - descending[0]))
-    last = np.searchsorted(enclosed, np.asarray(masses) * enclosed[-1])
-    return np.unique(descending[np.minimum(last, descending.size - 1)])
 
 
 def _draw_curve(ax: Axes, components: Components, x: np.ndarray | None) -> None:

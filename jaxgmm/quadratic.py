@@ -15,7 +15,6 @@ loses any.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -258,14 +257,3 @@ def is_accurate(
         & (of_typical <= NOISE[dtype.bits] * mixture.n_features)
         & (1000 * of_typical**2 <= smallest_gain)
     )
-
-
-@jax.custom_batching.custom_vmap
-def agreed(flag: Array) -> Array:
-    """The flag; in a batch, whether all have it, so that a branch on it stays a branch."""
-    return flag
-
-
-@agreed.def_vmap
-def _agreed_in_batch(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    return jnp.all(flag), False

@@ -10,6 +10,12 @@ from jaxgmm.selection import Selection
 from jaxgmm.structures import STRUCTURES
 
 LARGEST_MATRIX = 8
+MEANING = {
+    "bic": "lower is better",
+    "aic": "lower is better",
+    "icl": "lower is better",
+    "cv": "log-likelihood of a row that was held out, higher is better",
+}
 MARKS = {
     Status.CONVERGED: (" ", ""),
     Status.MAX_ITER: ("~", "stopped before it converged"),
@@ -27,11 +33,11 @@ def report(selection: Selection, names: Sequence[str], n_rows: int) -> str:
         n_rows: N.
     """
     best, table = selection.ranked()[0], selection.table
-    criterion = selection.criterion.upper()
-    lines = ["", f"{criterion}, lower is better", *_criterion_table(table, selection.criterion)]
-    lines += ["", f"Best by {criterion}"]
+    criterion, name = selection.criterion, selection.criterion.upper()
+    lines = ["", f"{name}, {MEANING[criterion]}", *_criterion_table(table, criterion)]
+    lines += ["", f"Best by {name}"]
     for place, row in enumerate(selection.ranked()[:3], 1):
-        lines.append(f"  {place}. {_model_name(row)}: {row[selection.criterion]:.2f}")
+        lines.append(f"  {place}. {_model_name(row)}: {_value(row, criterion)}")
     largest = int(table["n_components"].max())
     if selection.at_edge and best["n_components"] < n_rows:
         twice = 2 * largest if best["n_components"] == largest else largest
@@ -54,7 +60,7 @@ def _criterion_table(table: np.ndarray, criterion: str) -> list[str]:
     cells = [["K", *(f"{name} " for name in types)]]
     for count in dict.fromkeys(table["n_components"].tolist()):
         rows = table[table["n_components"] == count]
-        marked = [f"{row[criterion]:.2f}{MARKS[row['status']][0]}" for row in rows]
+        marked = [_value(row, criterion) + MARKS[row["status"]][0] for row in rows]
         cells.append([str(count), *marked])
     met = [MARKS[status] for status in Status if status and status in table["status"]]
     return _grid(cells) + [f"{mark} {meaning}" for mark, meaning in met]
@@ -97,6 +103,10 @@ def _outcome(result: FitResult) -> str:
         Status.DEGENERATE: f"degenerate components: {which} (empty, without spread in some "
         "direction, or twins); try fewer components, a simpler covariance type or more restarts",
     }[Status(int(result.status))]
+
+
+def _value(row: np.void, criterion: str) -> str:
+    return f"{row[criterion]:.4f}" if criterion == "cv" else f"{row[criterion]:.2f}"
 
 
 def _model_name(row: np.void) -> str:

@@ -1,7 +1,9 @@
 """How many components, and which covariance type: a sweep of fits and its table."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +11,20 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.criteria import criteria_given, free_parameters
-from jaxgmm.fitting import fit_active
+from jaxgmm.batching import check_batch
+from jaxgmm.criteria import criteria_of, free_parameters
 from jaxgmm.initialization import STARTS
-from jaxgmm.loop import check_reg_covar, check_settings, check_tol
 from jaxgmm.padding import with_padding
 from jaxgmm.results import FitResult, Status
+from jaxgmm.rounds import at
+from jaxgmm.settings import check_reg_covar, check_tol
+from jaxgmm.steps import stored_as
 from jaxgmm.structures import STRUCTURES
+from jaxgmm.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
 from jaxgmm.validation import check_choice, check_count, check_data, check_key, check_n_components
 
-CRITERIA = ("aic", "bic", "icl")
-PADDING_IS_FREE = 1_000_000
+# The criteria; the winner has the lowest value, times this sign.
+CRITERIA = {"bic": 1, "aic": 1, "icl": 1, "cv": -1}
 
 ROW = np.dtype(
     [
@@ -34,6 +39,7 @@ ROW = np.dtype(
         ("status", np.int64),
     ]
 )
+ROW_WITH_FOLDS = np.dtype([*ROW.descr, ("cv", np.float64), ("cv_standard_error", np.float64)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +47,11 @@ class Selection:
     """The outcome of a sweep.
 
     Attributes:
-        best: the winner: lowest criterion among the fits without degenerate components and with
+        best: the winner by the criterion among the fits without degenerate components and with
             finite numbers, or among all where there is none.
         table: structured array, a row for each fit in the order of the sweep, with n_components,
-            covariance_type, log_likelihood, n_parameters, aic, bic, icl, n_iter and status.
+            covariance_type, log_likelihood, n_parameters, aic, bic, icl, n_iter and status; and
+            with cv and cv_standard_error, where that is the criterion.
         criterion: by which the winner was chosen.
         at_edge: whether the winner has the smallest or largest number of components of a sweep
             over several, other than 1, so that better ones may lie outside.
@@ -62,18 +69,35 @@ class Selection:
 
 def ranking(table: np.ndarray, criterion: str) -> np.ndarray:
     """Row numbers, best first: healthy fits before unhealthy ones, then by the criterion."""
-    unhealthy = np.isin(table["status"], (Status.NON_FINITE, Status.DEGENERATE))
-    values = np.where(np.isnan(table[criterion]), np.inf, table[criterion])
-    return np.lexsort((values, unhealthy))
+    values = CRITERIA[criterion] * table[criterion]
+    values = np.where(np.isnan(values), np.inf, values)
+    return np.lexsort((values, ~is_healthy(table)))
+
+
+def is_healthy(table: np.ndarray) -> np.ndarray:
+    """Which rows are of fits with finite numbers and without degenerate components."""
+    return ~np.isin(table["status"], (Status.NON_FINITE, Status.DEGENERATE))
+
+
+def winning_row(table: np.ndarray, criterion: str, one_standard_error: bool) -> int:
+    """The number of the best row, or of the simplest that is within its standard error."""
+    best = ranking(table, criterion)[0]
+    if not one_standard_error:
+        return int(best)
+    near = table["cv"] >= table["cv"][best] - table["cv_standard_error"][best]
+    near &= is_healthy(table) == is_healthy(table)[best]
+    return int(np.argmin(np.where(near, table["n_parameters"], np.inf)))
 
 
 def select(
     key: Array,
     x: ArrayLike,
-    n_components: Iterable[int],
+    n_components: int | Iterable[int],
     covariance_type: str | Iterable[str] = tuple(STRUCTURES),
     *,
     criterion: str = "bic",
+    n_folds: int = 5,
+    one_standard_error: bool = False,
     weights: ArrayLike | None = None,
     init: str = "k-means++",
     n_init: int = 10,
@@ -84,12 +108,21 @@ def select(
 ) -> Selection:
     """Fits for each number of components and covariance type, and the best of them.
 
+    The fits, with their restarts and folds, are few programs: small data, where compiling would
+    take longer than fitting, are fitted with all numbers of components, and tiny ones with all
+    covariance types, by one.
+
     Args:
         key: a JAX PRNG key; each number of components has its own, which all types share.
         x: (N, D).
         n_components: numbers of components to try, for example `range(1, 10)`.
         covariance_type: names to try; all six by default.
-        criterion: "bic", "aic" or "icl"; lower is better.
+        criterion: "bic", "aic" or "icl", of which lower is better; or "cv": log-likelihood per
+            unit of weight of rows that were held out of the fit, averaged over folds, of which
+            higher is better.
+        n_folds: of "cv", drawn at random, at least 2.
+        one_standard_error: whether the winner by "cv" is the fit with fewest parameters whose
+            value is within one standard error of the highest.
         weights: (N,) sample weights.
         init: see `fit`.
         n_init: restarts for each fit.
@@ -114,84 +147,169 @@ def select(
     """
     key = check_key(key)
     x, weights = check_data(x, weights)
-    counts, types = _checked_sweep(n_components, covariance_type, x.shape[0])
-    check_choice("criterion", criterion, CRITERIA)
-    check_choice("init", init, STARTS)
-    check_count("n_init", n_init, 1)
-
+    candidates = _checked_sweep(n_components, covariance_type, x.shape[0])
+    n_folds = _checked_folds(criterion, n_folds, one_standard_error, x.shape[0])
+    choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
+    kept = kept_in_folds(key, x.shape[0], n_folds)
     x, weights = with_padding(x, weights, key)
-    numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
-    results, rows = [], []
-    for count in counts:
-        active = np.arange(padded_size(count, max(counts), x)) < count
-        for name in types:
-            settings = check_settings(name, max_iter, None, "implicit", history=False)
-            padded = fit_active(
-                jax.random.fold_in(key, count),
-                x,
-                weights,
-                None,
-                active,
-                *numbers,
-                init,
-                n_init,
-                settings,
-            )
-            results.append(without_padding(padded, count))
-            rows.append(table_row(padded, x, weights, count, name))
+    kept = np.pad(kept, [(0, 0), (0, x.shape[0] - kept.shape[1])])
+    n_fits, total = len(kept), float(jnp.sum(weights))
+
+    fits: dict[int, Fits] = {}
+    table = np.zeros(len(candidates), ROW_WITH_FOLDS if n_folds else ROW)
+    for group in groups_of(candidates, x.shape):
+        models = [candidates[number] for number in group.numbers for _ in range(n_fits)]
+        counts = np.array([model.n_components for model in models])
+        keys = jax.vmap(partial(jax.random.fold_in, key))(counts)
+        seen = np.tile(kept, (len(group.numbers), 1)) if n_folds else None
+        found = fit_group(keys, x, weights, seen, models, group, *choices)
+        for place, number in enumerate(group.numbers):
+            own = slice(place * n_fits, (place + 1) * n_fits)
+            fits[number] = jax.tree.map(lambda leaf, own=own: leaf[own], found)
+            table[number] = table_row(fits[number], candidates[number], total)
             if callback is not None:
-                callback(rows[-1])
-    table = np.array(rows, ROW)
-    best = int(ranking(table, criterion)[0])
-    winner = int(table["n_components"][best])
-    edges = {min(counts), max(counts)} - {1} if len(set(counts)) > 1 else set()
-    return Selection(results[best], table, criterion, winner in edges)
+                callback(table[number])
+    return selection_of(table, fits, candidates, criterion, one_standard_error)
 
 
-def padded_size(n_components: int, largest: int, x: Array) -> int:
-    """The number of components that a fit is compiled for.
+def select_batch(
+    key: Array,
+    x: ArrayLike,
+    n_components: int | Iterable[int],
+    covariance_type: str | Iterable[str] = tuple(STRUCTURES),
+    *,
+    criterion: str = "bic",
+    n_folds: int = 5,
+    one_standard_error: bool = False,
+    weights: ArrayLike | None = None,
+    init: str = "k-means++",
+    n_init: int = 10,
+    max_iter: int = 1000,
+    tol: ArrayLike = 1e-7,
+    reg_covar: ArrayLike | None = None,
+) -> list[Selection]:
+    """`select` for each of many data sets, of which each row of the sweep is one batch of fits.
 
-    Compiling takes seconds: small data are fitted with the largest number of the sweep, of which
-    some have no weight, and large data with the next power of two.
+    Args:
+        key: a JAX PRNG key; data set b uses `jax.random.fold_in(key, b)`.
+        x: (B, N, D). NaN and infinity lead to `Status.NON_FINITE`.
+        n_components: see `select`.
+        covariance_type: likewise.
+        criterion: likewise.
+        n_folds: likewise; the folds of each data set are drawn for it.
+        one_standard_error: see `select`.
+        weights: (B, N) sample weights, or (N,) for all; 0 removes a row, which may then hold
+            anything.
+        init: see `fit`.
+        n_init: restarts for each fit.
+        max_iter: see `fit`.
+        tol: see `fit`.
+        reg_covar: see `fit`.
+
+    Returns:
+        B selections.
+
+    Raises:
+        TypeError, ValueError: as for `fit_batch`, before anything is compiled.
     """
-    if x.size * largest <= PADDING_IS_FREE:
-        return largest
-    return min(largest, 1 << (n_components - 1).bit_length())
+    key = check_key(key)
+    x, weights = check_batch(x, weights)
+    if x.ndim != 3:
+        raise ValueError(f"x must be (B, N, D), got shape {x.shape}")
+    n_models, n_rows, _ = x.shape
+    candidates = _checked_sweep(n_components, covariance_type, n_rows)
+    n_folds = _checked_folds(criterion, n_folds, one_standard_error, n_rows)
+    choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n_models))
+    kept = np.stack([kept_in_folds(key, n_rows, n_folds) for key in keys], axis=1)
+    totals = np.broadcast_to(np.sum(np.asarray(weights, float), axis=-1), n_models)
+
+    fits: dict[int, Fits] = {}
+    for group in groups_of(candidates, x.shape):
+        for number in group.numbers:
+            models = [candidates[number]] * n_models
+            own_keys = jax.vmap(lambda key, model=models[0]: jax.random.fold_in(key, model[0]))(
+                keys
+            )
+            parts = [
+                fit_group(own_keys, x, weights, seen if n_folds else None, models, group, *choices)
+                for seen in kept
+            ]
+            fits[number] = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts)
+
+    def selection(model: int) -> Selection:
+        own = {number: jax.tree.map(lambda leaf: leaf[model], fit) for number, fit in fits.items()}
+        rows = [table_row(own[i], candidates[i], totals[model]) for i in range(len(candidates))]
+        table = np.array(rows, rows[0].dtype)
+        return selection_of(table, own, candidates, criterion, one_standard_error)
+
+    return [selection(model) for model in range(n_models)]
 
 
-def without_padding(result: FitResult, n_components: int) -> FitResult:
-    """A result of its active components only."""
+def selection_of(
+    table: np.ndarray,
+    fits: dict[int, Fits],
+    candidates: list[Candidate],
+    criterion: str,
+    one_standard_error: bool,
+) -> Selection:
+    """The outcome of a sweep of which all rows are known."""
+    winner = winning_row(table, criterion, one_standard_error)
+    best = result_of(fits[winner], candidates[winner])
+    return Selection(best, table, criterion, at_edge(table, winner))
+
+
+def table_row(fits: Fits, candidate: Candidate, n_rows: float) -> np.ndarray:
+    """One row of the table; `n_rows` is the sum of their weights."""
+    result: FitResult = at(fits.results, 0)
+    n_features = result.mixture.means.shape[1]
+    parameters = free_parameters(candidate.n_components, n_features, candidate.covariance_type)
+    log_likelihood = float(result.log_likelihood)
+    certainty = float(fits.log_certainty[0])
+    values = criteria_of(log_likelihood, certainty, parameters, math.log(n_rows))
+    held_out = fits.held_out[1:].astype(float)
+    row = (
+        candidate.n_components,
+        candidate.covariance_type,
+        log_likelihood,
+        parameters,
+        values["aic"],
+        values["bic"],
+        values["icl"],
+        int(result.n_iter),
+        int(result.status),
+    )
+    if not held_out.size:
+        return np.array(row, ROW)
+    error = held_out.std(ddof=1) / math.sqrt(held_out.size)
+    return np.array((*row, held_out.mean(), error), ROW_WITH_FOLDS)
+
+
+def result_of(fits: Fits, candidate: Candidate) -> FitResult:
+    """The fit to all rows: its own components only, stored as its type is."""
+    result: FitResult = at(fits.results, 0)
+    n_components = candidate.n_components
     padded = result.degenerate.size
 
     def cut(leaf: Array) -> Array:
-        return jnp.asarray(np.asarray(leaf)[:n_components]) if leaf.shape[0] == padded else leaf
+        owned = leaf.ndim > 0 and leaf.shape[0] == padded
+        return jnp.asarray(leaf[:n_components] if owned else leaf)
 
-    mixture = jax.tree.map(cut, result.mixture)
-    return replace(result, mixture=mixture, degenerate=cut(result.degenerate))
+    result = jax.tree.map(cut, result)
+    return replace(result, mixture=stored_as(candidate.covariance_type, result.mixture))
 
 
-def table_row(
-    padded: FitResult, x: Array, weights: Array, n_components: int, covariance_type: str
-) -> np.ndarray:
-    """One row of the table."""
-    parameters = free_parameters(n_components, x.shape[1], covariance_type)
-    values = criteria_given(padded.mixture, x, weights, parameters)
-    row = (
-        n_components,
-        covariance_type,
-        float(padded.log_likelihood),
-        parameters,
-        *(float(values[name]) for name in CRITERIA),
-        int(padded.n_iter),
-        int(padded.status),
-    )
-    return np.array(row, ROW)
+def at_edge(table: np.ndarray, winner: int) -> bool:
+    """Whether a row is at the end of a sweep over several numbers of components, other than 1."""
+    counts = table["n_components"]
+    edges = {int(counts.min()), int(counts.max())} - {1}
+    return bool(counts.min() < counts.max()) and int(counts[winner]) in edges
 
 
 def _checked_sweep(
     n_components: int | Iterable[int], covariance_type: str | Iterable[str], n_rows: int
-) -> tuple[list[int], list[str]]:
-    """Numbers of components and covariance types, known to be good."""
+) -> list[Candidate]:
+    """All rows of the table, known to be good."""
     given = n_components if isinstance(n_components, Iterable) else [n_components]
     counts = [check_n_components(count, n_rows) for count in given]
     types = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
@@ -199,4 +317,28 @@ def _checked_sweep(
         check_choice("covariance_type", name, STRUCTURES)
     if not counts or not types:
         raise ValueError("n_components and covariance_type must not be empty")
-    return counts, types
+    return [Candidate(count, name) for count in counts for name in types]
+
+
+def _checked_folds(criterion: str, n_folds: int, one_standard_error: bool, n_rows: int) -> int:
+    """The number of folds, 0 where there is nothing to be held out."""
+    if check_choice("criterion", criterion, CRITERIA) == "cv":
+        n_folds = check_count("n_folds", n_folds, 2)
+        if n_folds > n_rows:
+            raise ValueError(f"n_folds={n_folds} needs as many rows, x has {n_rows}")
+        return n_folds
+    if one_standard_error:
+        raise ValueError(f"one_standard_error is a rule of criterion='cv', not {criterion!r}")
+    return 0
+
+
+def _checked_choices(
+    x: Array, tol: ArrayLike, reg_covar: ArrayLike | None, init: str, n_init: int, max_iter: int
+) -> tuple[tuple[Array, Array], str, int, int]:
+    """What is the same for all rows, known to be good: the last arguments of `fit_group`."""
+    return (
+        (check_tol(tol, x), check_reg_covar(reg_covar, x)),
+        check_choice("init", init, STARTS),
+        check_count("n_init", n_init, 1),
+        check_count("max_iter", max_iter, 0),
+    )

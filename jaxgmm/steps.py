@@ -15,7 +15,7 @@ from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import smallest_variance
 from jaxgmm.quadratic import reach_of
 from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.structures import structure_named
+from jaxgmm.structures import Form, structure_named
 from jaxgmm.validation import (
     as_float_array,
     check_data,
@@ -192,8 +192,17 @@ def maximize(
     covariance_type: str,
     previous: GaussianMixture | None,
     regularization: Array,
+    form: Form | None = None,
 ) -> GaussianMixture:
-    """`m_step` for arguments known to be good; `regularization` is (D,)."""
+    """`m_step` for arguments known to be good.
+
+    Args:
+        statistics: see `m_step`.
+        covariance_type: likewise.
+        previous: likewise.
+        regularization: (D,) variances.
+        form: of "full" covariances.
+    """
     structure = structure_named(covariance_type)
     total = jnp.sum(statistics.count)
     weights = statistics.count / total
@@ -209,7 +218,7 @@ def maximize(
         scatter = jnp.diagonal(scatter, axis1=1, axis2=2)
     if structure.full_second_moment:
         moved = count[:, None, None] * shift[:, :, None] * shift[:, None, :]
-        scatter = pool(scatter) - pool(moved)
+        scatter = raised_to_zero(pool(scatter) - pool(moved))
     else:
         scatter = jnp.maximum(pool(scatter) - pool(count[:, None] * shift**2), 0)
 
@@ -218,7 +227,8 @@ def maximize(
         average = jnp.sum(jnp.where(of_dead, 0, scatter), axis=0, keepdims=True) / total
         scatter = jnp.where(of_dead, average, scatter)
         count = jnp.where(dead, 1, count)
-    covariance = structure.estimate(count, scatter, regularization)
+    estimate = structure.estimate if form is None else form.estimate
+    covariance = estimate(count, scatter, regularization)
     if previous is not None and not structure.shared:
         kept = stored_as(covariance_type, previous).covariance
         covariance = jax.tree.map(
@@ -228,6 +238,12 @@ def maximize(
         )
     log_weights = jnp.where(dead, -jnp.inf, jnp.log(jnp.where(dead, 1, weights)))
     return GaussianMixture(log_weights, statistics.origin + shift, covariance)
+
+
+def raised_to_zero(scatter: Array) -> Array:
+    """Matrices (K, D, D) whose diagonals are zero where rounding made them negative."""
+    below = jnp.minimum(jnp.diagonal(scatter, axis1=1, axis2=2), 0)
+    return scatter - below[:, :, None] * jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
 
 
 def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture:

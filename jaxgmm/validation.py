@@ -85,7 +85,7 @@ def as_float_array(name: str, value: ArrayLike) -> Array:
         dtype = jnp.dtype("float32")
     elif jnp.finfo(dtype).bits > 32 and jnp.result_type(float) != jnp.float64:
         if isinstance(value, np.ndarray):
-            _warn_computed_in_float32(name)
+            _warn_computed_in_float32(name.partition("[")[0])
         dtype = jnp.dtype("float32")
     value = value.astype(dtype) if value.dtype != dtype else value
     if isinstance(value, np.ndarray) and is_small(value):

@@ -118,6 +118,14 @@ def test_columns_criterion_and_places_are_as_asked_for(invented, folder, table, 
     assert sorted(os.listdir(folder)) == ["out", "table.csv"]
 
 
+def test_held_out_log_likelihood_is_a_criterion(table, capsys):
+    assert main(["fit", str(table), *SMALL, "--components", "1:2", "--criterion", "cv"]) == 0
+    out = capsys.readouterr().out
+    assert "CV, log-likelihood of a row that was held out, higher is better" in out
+    values = [float(line.split()[-1]) for line in out.splitlines() if line[:4] in ("  1.", "  2.")]
+    assert len(values) == 2 and values[0] > values[1]
+
+
 @pytest.mark.parametrize(
     ("text", "counts"),
     [("3", [3]), ("1:4", [1, 2, 3, 4]), ("2,8,4", [2, 4, 8]), ("1:3,2:4,9", [1, 2, 3, 4, 9])],

@@ -6,12 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import K, N, array, assert_close, blobs, em, start_from_labels
+from helpers import (
+    DTYPE,
+    K,
+    N,
+    array,
+    assert_close,
+    blobs,
+    by_dtype,
+    double,
+    em,
+    start_from_labels,
+)
 
 import jaxgmm as jg
-from jaxgmm.fitting import best_of
+from jaxgmm import restarts
 from jaxgmm.initialization import STARTS, start_from
 from jaxgmm.loop import problem_of
+from jaxgmm.restarts import best_of
+from jaxgmm.rounds import Problems
+from jaxgmm.settings import check_settings
 
 
 def test_a_healthy_restart_wins_over_a_higher_degenerate_one():
@@ -81,3 +95,42 @@ def test_half_precision_data_are_fitted_in_float32(dtype, key):
         key, jnp.asarray(blobs(), dtype), K, covariance_type="tied_spherical", max_iter=2
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(result.mixture)} == {jnp.dtype("float32")}
+
+
+def test_many_restarts_lose_nothing(key):
+    """Only the most promising of twelve climb to the end; the best of all is among them."""
+    x = array(blobs(width=1.5))
+    options = {"covariance_type": "diag", "init": "random", "tol": by_dtype(1e-5, 1e-9)}
+    several = jg.fit(key, x, K, n_init=12, history=False, **options)
+    alone = jax.lax.map(
+        lambda restart: jg.fit(jax.random.fold_in(key, restart), x, K, history=False, **options),
+        jnp.arange(12),
+    )
+    assert several.converged
+    best = np.max(double(alone.objective)[np.asarray(alone.converged)])
+    assert float(several.objective) >= best - by_dtype(1e-2, 1e-6)
+    assert int(several.n_iter) > restarts.SCREENING
+
+
+def test_screened_out_restarts_go_on_where_the_finalists_degenerate(key, monkeypatch):
+    """Of nine starts eight put a component on a single row, which no step has shown so far."""
+    monkeypatch.setattr(restarts, "FINALISTS", 2)
+    monkeypatch.setattr(restarts, "SCREENING", 0)
+    x = array(blobs()[:71])
+    problem = problem_of(x, jnp.ones(len(x), DTYPE), array(1e-9), K, "diag")
+    problems = Problems(problem, 9)
+    good = problem.rows.frame.enter(start_from_labels(blobs(), "diag"))
+    row = problem.rows.frame.read(x, jnp.ones(len(x), DTYPE))[70]
+    bad = replace(
+        good,
+        means=good.means.at[0].set(row),
+        covariance=jg.Diagonal(good.covariance.scale.at[0].set(1e-3)),
+    )
+    starts = jax.tree.map(lambda a, b: jnp.stack([a] * 4 + [b] + [a] * 4), bad, good)
+    settings = check_settings("diag", 400, None, "implicit", history=False)
+    active = jnp.ones((1, K), bool)
+    tol = array(by_dtype(1e-5, 1e-8))
+    result = restarts.climb_all(problems, starts, active, tol, 1, settings)[0]
+    expected = em(start_from_labels(blobs(), "diag"), x, tol=by_dtype(1e-5, 1e-8))
+    assert result.converged and expected.converged
+    assert_close(result.objective, expected.objective, by_dtype(1e-4, 1e-8))

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from types import SimpleNamespace
 
 import jax
 import matplotlib
@@ -15,6 +16,7 @@ from matplotlib.patches import Ellipse
 
 import jaxgmm as jg
 from jaxgmm import plot
+from jaxgmm.selection import ROW_WITH_FOLDS, Selection
 
 matplotlib.use("Agg")
 
@@ -229,3 +231,23 @@ def test_import_without_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'jaxgmm\[plot\]'"):
         importlib.import_module("jaxgmm.plot")
+
+
+@pytest.mark.parametrize("name", ["bic", "cv"])
+def test_the_criterion_has_a_line_for_each_type_and_a_ring_for_the_winner(name):
+    table = np.zeros(5, ROW_WITH_FOLDS)
+    table["n_components"] = [2, 2, 1, 1, 3]
+    table["covariance_type"] = ["full", "diag", "full", "diag", "full"]
+    table["log_likelihood"] = [-10.0, -11.0, -20.0, -21.0, -9.0]
+    table["status"][4] = jg.Status.DEGENERATE
+    table[name] = [30.0, 31.0, 40.0, 42.0, 20.0]
+    table["cv_standard_error"] = 0.5
+    best = SimpleNamespace(mixture=mixture_of(2), log_likelihood=np.float32(-10))
+    ax = plot.criterion(Selection(best, table, name, False), new_axes())
+    full, diag = (container.lines[0] for container in ax.containers)
+    assert full.get_xydata().tolist() == [[1, 40], [2, 30]]
+    assert diag.get_xydata().tolist() == [[1, 42], [2, 31]]
+    assert all(container.has_yerr == (name == "cv") for container in ax.containers)
+    assert ax.get_lines()[-1].get_xydata().tolist() == [[2, 30]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["full", "diag"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("components", name.upper())

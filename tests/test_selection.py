@@ -1,14 +1,30 @@
 """Free parameters, information criteria, and the sweep that compares them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import COVARIANCE_TYPES, D, K, N, array, assert_close, blobs, start_from_labels
+from helpers import (
+    COVARIANCE_TYPES,
+    D,
+    K,
+    N,
+    array,
+    assert_close,
+    assert_same_mixture,
+    blobs,
+    by_dtype,
+    double,
+    start_from_labels,
+)
 
 import jaxgmm as jg
 import jaxgmm.selection
-from jaxgmm.selection import ROW, Selection, ranking
+from jaxgmm import sweeps
+from jaxgmm.selection import ROW, ROW_WITH_FOLDS, Selection, ranking, winning_row
+from jaxgmm.structures import STRUCTURES, Form
+from jaxgmm.sweeps import kept_in_folds
 
 WEIGHTS = np.arange(N) % 4.0
 
@@ -161,7 +177,10 @@ def test_callback_sees_every_row_as_it_comes(sweep):
 
 def test_types_share_their_key_and_do_not_depend_on_the_sweep(sweep):
     alone = jg.select(jax.random.key(0), array(blobs()), 3, "spherical", n_init=3)
-    assert alone.table[0] == sweep[0].table[3]
+    together = sweep[0].table[3]
+    assert alone.table[0]["status"] == together["status"]
+    assert abs(alone.table[0]["n_iter"] - together["n_iter"]) <= 1
+    assert_close(alone.table[0]["log_likelihood"], together["log_likelihood"], by_dtype(1e-5, 1e-9))
     assert not alone.at_edge
 
 
@@ -237,6 +256,9 @@ def test_unhealthy_rows_rank_behind_healthy_ones():
         ({"criterion": "likelihood"}, "bic"),
         ({"n_init": 0}, "n_init"),
         ({"init": "k-medoids"}, "k-means"),
+        ({"criterion": "cv", "n_folds": 1}, "n_folds"),
+        ({"criterion": "cv", "n_folds": N + 1}, "as many rows"),
+        ({"one_standard_error": True}, "criterion='cv'"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
@@ -265,6 +287,130 @@ def test_a_sweep_is_refused_before_anything_is_fitted(monkeypatch, key, options)
     def never(*_):
         raise AssertionError("fitted")
 
-    monkeypatch.setattr(jaxgmm.selection, "fit_active", never)
+    monkeypatch.setattr(jaxgmm.selection, "fit_group", never)
     with pytest.raises(ValueError):
         jg.select(key, array(blobs()), **{"n_components": [1, 2], **options})
+
+
+def test_covariance_types_as_data_are_estimated_alike(covariance_type):
+    random = np.random.default_rng(0)
+    roots = random.normal(size=(K, D, D))
+    scatter, count = array(roots @ np.swapaxes(roots, 1, 2)), array([3.0, 1.0, 7.0])
+    regularization = array([0.25, 0.25])
+    structure = STRUCTURES[covariance_type]
+    own = scatter if structure.full_second_moment else jnp.diagonal(scatter, axis1=1, axis2=2)
+    expected = structure.estimate(count, own, regularization).dense(D)
+    form = jax.tree.map(lambda flags: flags[0], Form.of([covariance_type]))
+    actual = form.estimate(count, scatter, regularization).dense(D)
+    assert_close(actual, np.broadcast_to(expected, actual.shape))
+
+
+def test_types_in_one_program_are_what_single_fits_are(key):
+    x = array(blobs())
+    options = {"n_init": 2, "tol": by_dtype(1e-5, 1e-9)}
+    types = ["tied", "spherical"]
+    selection = jg.select(key, x, [3, 2], types, **options)
+    for name, row in zip(types, selection.table, strict=False):
+        fit = jg.fit(jax.random.fold_in(key, 3), x, 3, covariance_type=name, **options)
+        assert fit.status == row["status"]
+        assert abs(int(fit.n_iter) - row["n_iter"]) <= by_dtype(5, 1)
+        assert_close(row["log_likelihood"], fit.log_likelihood, by_dtype(1e-4, 1e-8))
+        assert_close(row["icl"], jg.icl(fit.mixture, x), by_dtype(1e-3, 1e-7))
+        if name == selection.best.mixture.covariance_type:
+            assert selection.best.mixture.n_components == 3
+            assert_same_mixture(selection.best.mixture, fit.mixture)
+
+
+def test_small_and_large_data_are_fitted_alike(monkeypatch, key):
+    """By one program, and by one for each type and size."""
+    x = array(blobs())
+    options = {"n_init": 1, "tol": by_dtype(1e-5, 1e-9)}
+    types = ["diag", "tied_spherical"]
+    small = jg.select(key, x, [1, 3], types, **options).table
+    monkeypatch.setattr(sweeps, "TINY_PASS", 0)
+    monkeypatch.setattr(sweeps, "SMALL_PASS", 0)
+    large = jg.select(key, x, [1, 3], types, **options).table
+    for name in ("n_components", "covariance_type", "n_parameters", "status"):
+        assert small[name].tolist() == large[name].tolist()
+    assert_close(small["bic"], large["bic"], by_dtype(1e-4, 1e-8))
+
+
+def test_cross_validation_is_that_of_a_plain_loop():
+    x, key, n_folds = blobs(), jax.random.key(5), 4
+    weights = 1.0 + np.arange(N) % 2
+    selection = jg.select(
+        key,
+        array(x),
+        [1, 3],
+        "diag",
+        criterion="cv",
+        n_folds=n_folds,
+        n_init=2,
+        weights=array(weights),
+        tol=by_dtype(1e-5, 1e-9),
+    )
+    kept = kept_in_folds(key, N, n_folds)
+    assert kept[0].all() and np.all((~kept[1:]).sum(axis=0) == 1)
+    assert np.ptp(kept[1:].sum(axis=1)) <= 1
+    for row in selection.table:
+        held_out = []
+        for seen in kept[1:]:
+            count = int(row["n_components"])
+            fit = jg.fit(
+                jax.random.fold_in(key, count),
+                array(x),
+                count,
+                covariance_type="diag",
+                n_init=2,
+                weights=array(weights * seen),
+                tol=by_dtype(1e-5, 1e-9),
+            )
+            log_prob = double(fit.mixture.log_prob(array(x[~seen])))
+            held_out.append(np.average(log_prob, weights=weights[~seen]))
+        assert_close(row["cv"], np.mean(held_out), by_dtype(1e-4, 1e-7))
+        error = np.std(held_out, ddof=1) / np.sqrt(n_folds)
+        assert_close(row["cv_standard_error"], error, by_dtype(1e-3, 1e-5))
+    assert selection.best.mixture.n_components == 3
+    assert selection.ranked()["n_components"].tolist() == [3, 1]
+
+
+def test_the_simplest_within_one_standard_error_wins():
+    table = np.zeros(4, ROW_WITH_FOLDS)
+    table["n_parameters"] = [3, 5, 9, 7]
+    table["cv"] = [-4.0, -3.05, -3.0, -3.04]
+    table["cv_standard_error"] = [0.1, 0.1, 0.06, 0.1]
+    assert winning_row(table, "cv", False) == 2
+    assert winning_row(table, "cv", True) == 1
+    table["status"][1] = jg.Status.DEGENERATE
+    assert winning_row(table, "cv", True) == 3
+
+
+def test_each_data_set_of_a_batch_is_selected_for(key):
+    """Three clusters, one cluster, and NaN."""
+    x = np.stack([blobs(), np.random.default_rng(3).normal(size=(N, D)), np.full((N, D), np.nan)])
+    options = {"n_init": 2, "tol": by_dtype(1e-5, 1e-9)}
+    selections = jg.select_batch(key, array(x), [1, 3], "tied_spherical", **options)
+    for b in range(2):
+        own_key = jax.random.fold_in(key, b)
+        alone = jg.select(own_key, array(x[b]), [1, 3], "tied_spherical", **options)
+        for name in ("n_components", "covariance_type", "n_parameters"):
+            assert selections[b].table[name].tolist() == alone.table[name].tolist()
+        assert_close(selections[b].table["bic"], alone.table["bic"], by_dtype(1e-4, 1e-7))
+        assert_same_mixture(selections[b].best.mixture, alone.best.mixture)
+    assert [selection.best.mixture.n_components for selection in selections[:2]] == [3, 1]
+    assert np.all(selections[2].table["status"] == jg.Status.NON_FINITE)
+
+
+def test_folds_of_each_data_set_of_a_batch(key):
+    x = array(np.stack([blobs(seed=seed) for seed in range(2)]))
+    options = {"criterion": "cv", "n_folds": 3, "n_init": 1, "tol": by_dtype(1e-5, 1e-9)}
+    selections = jg.select_batch(key, x, [2, 3], "spherical", **options)
+    for b in range(2):
+        alone = jg.select(jax.random.fold_in(key, b), x[b], [2, 3], "spherical", **options)
+        assert_close(selections[b].table["cv"], alone.table["cv"], by_dtype(1e-4, 1e-7))
+
+
+@pytest.mark.parametrize("shape", [(N, D), (2, 0, D), (2, N, D, 1)])
+def test_a_batch_of_another_shape_is_refused(key, shape):
+    with pytest.raises(ValueError, match=r"B, N, D|at least one"):
+        jg.select_batch(key, jnp.zeros(shape), [1, 2])

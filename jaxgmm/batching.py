@@ -1,0 +1,258 @@
+"""Many data sets, or many weightings of one, in one call."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm.fitting import fit_all
+from jaxgmm.initialization import STARTS
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.padding import padded_models, padded_rows, with_rows
+from jaxgmm.results import FitResult
+from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.validation import (
+    as_float_array,
+    check_choice,
+    check_count,
+    check_key,
+    check_n_components,
+    from_host,
+    in_common_dtype,
+    is_concrete,
+    unit_weights,
+)
+
+
+def fit_batch(
+    key: Array,
+    x: ArrayLike | Sequence[ArrayLike],
+    n_components: int,
+    *,
+    covariance_type: str = "full",
+    weights: ArrayLike | Sequence[ArrayLike] | None = None,
+    init: str | GaussianMixture | ArrayLike | Sequence[ArrayLike] = "k-means++",
+    n_init: int = 1,
+    max_iter: int = 1000,
+    tol: ArrayLike = 1e-7,
+    reg_covar: ArrayLike | None = None,
+    accelerate: str | None = None,
+    adjoint: str = "implicit",
+    history: bool = False,
+) -> FitResult:
+    """Many mixtures at once, each as `fit` would find it, none waiting for the slowest.
+
+    Model b is `fit(jax.random.fold_in(key, b), x[b], …)`. A model that fails says so in its status
+    and changes nothing for the others. A few models at a time are in work, as many as a cache or a
+    device can hold; when some have ended, the next take their places. Besides data and results
+    memory holds no more than these few. Works under `jax.jit` and `jax.grad`.
+
+    Args:
+        key: a JAX PRNG key; model b uses `jax.random.fold_in(key, b)`.
+        x: (B, N, D); or (N, D), the same data for all, with B different weights (bootstrap,
+            folds), which are not copied; or a sequence of B arrays (N_b, D), which are packed into
+            arrays of a few sizes. NaN and infinity lead to `Status.NON_FINITE`.
+        n_components: K, at most N.
+        covariance_type: see `fit`.
+        weights: (B, N) sample weights, or (N,) for all models; for a sequence of arrays a sequence
+            of (N_b,). 0 removes a row, which may then hold anything: so data of different lengths
+            fit into one array.
+        init: a name, see `fit`; a `GaussianMixture` of which all leaves lead with B; or
+            responsibilities (B, N, K), for a sequence of arrays a sequence of (N_b, K).
+        n_init: restarts of each model.
+        max_iter: see `fit`.
+        tol: see `em`.
+        reg_covar: see `em`.
+        accelerate: see `em`.
+        adjoint: see `em`.
+        history: whether to record the objective of each iteration, (B, max_iter). Static.
+
+    Returns:
+        A `FitResult` of which all leaves lead with B; `result[b]` is one of them.
+
+    Raises:
+        TypeError: no key, or x is not numeric.
+        ValueError: shapes, counts or names are wrong; never because of values in x or weights.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> key = jax.random.key(0)
+        >>> centers = jax.numpy.tile(jax.numpy.array([[0.0, 0.0], [9.0, 9.0]]), (50, 1))
+        >>> x = centers[None] + jax.random.normal(key, (3, 100, 2))
+        >>> jg.fit_batch(key, x, 2).check().mixture.weights.round(3).tolist()
+        [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
+    """
+    key = check_key(key)
+    settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history)
+    fit_arrays = partial(
+        _fit_arrays,
+        key,
+        n_components=n_components,
+        n_init=check_count("n_init", n_init, 1),
+        tol=tol,
+        reg_covar=reg_covar,
+        settings=settings,
+    )
+    if isinstance(x, (list, tuple)) and all(np.ndim(item) == 2 for item in x):
+        return _fit_lists(fit_arrays, x, weights, init)
+    x, weights = check_batch(x, weights)
+    n_models = len(x) if x.ndim == 3 else len(weights)
+    return fit_arrays(np.arange(n_models), x, weights, init)
+
+
+def _fit_arrays(
+    key: Array,
+    numbers: np.ndarray,
+    x: Array,
+    weights: Array,
+    init: Any,
+    *,
+    n_components: int,
+    n_init: int,
+    tol: ArrayLike,
+    reg_covar: ArrayLike | None,
+    settings: Settings,
+) -> FitResult:
+    """`fit_batch` of arrays; `numbers` (B,) are those of the models among all."""
+    n_models = numbers.size
+    n_components = check_n_components(n_components, x.shape[-2])
+    given = None
+    if isinstance(init, str):
+        check_choice("init", init, STARTS)
+    else:
+        given, init, n_init = _check_given(init, x, n_models, n_components), "given", 1
+        x, weights, given = in_common_dtype(x, weights, given)
+    options = (check_tol(tol, x), check_reg_covar(reg_covar, x))
+    active = np.ones((n_models, n_components), bool)
+    own_x, own_weights = x.ndim == 3, weights.ndim == 2
+    if is_concrete(x, weights, *jax.tree.leaves((key, given, tol, reg_covar))):
+        padded = partial(with_rows, n_rows=padded_models(n_models, x.size))
+        numbers, active, given = jax.tree.map(padded, (numbers, active, given))
+        x = padded(x) if own_x else x
+        weights = padded(weights) if own_weights else weights
+    results = _fit_batch(
+        key, numbers, x, weights, given, active, *options, n_models, init, n_init, settings
+    )
+    if active.shape[0] == n_models:
+        return results
+    return jax.tree.map(lambda leaf: from_host(np.asarray(leaf)[:n_models]), results)
+
+
+@partial(jax.jit, static_argnames=("init", "n_init", "settings"))
+def _fit_batch(
+    key: Array,
+    numbers: Array,
+    x: Array,
+    weights: Array,
+    given: Any,
+    active: Array,
+    tol: ArrayLike,
+    reg_covar: ArrayLike,
+    n_models: ArrayLike,
+    init: str,
+    n_init: int,
+    settings: Settings,
+) -> FitResult:
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(numbers))
+    active = jnp.asarray(active)
+    return fit_all(
+        keys, x, weights, given, active, tol, reg_covar, n_models, init, n_init, settings
+    )
+
+
+def check_batch(x: Any, weights: Any) -> tuple[Array, Array]:
+    """Data and weights of one dtype: at least one of them for each model.
+
+    Raises:
+        TypeError, ValueError: see `fit_batch`.
+    """
+    x = as_float_array("x", x)
+    if weights is not None:
+        weights = as_float_array("weights", weights)
+    shared = x.ndim == 2 and weights is not None and weights.ndim == 2
+    if x.ndim != 3 and not shared:
+        raise ValueError(
+            f"x must be (B, N, D), or (N, D) with weights (B, N), got shape {x.shape}; a single "
+            "data set is for fit"
+        )
+    if 0 in x.shape:
+        raise ValueError(f"x must hold at least one model, row and feature, got shape {x.shape}")
+    if weights is None:
+        return x, unit_weights(x[0])
+    expected = [(*x.shape[:1], x.shape[1]), x.shape[1:2]] if x.ndim == 3 else []
+    good = weights.shape in expected or (shared and weights.shape[1:] == x.shape[:1])
+    if not good or 0 in weights.shape:
+        raise ValueError(
+            f"weights must be (B, N), one for each row of each model, got shape {weights.shape} "
+            f"for x {x.shape}"
+        )
+    return in_common_dtype(x, weights)
+
+
+def _check_given(init: Any, x: Array, n_models: int, n_components: int) -> Any:
+    """Starts that are given for each model: mixtures, or responsibilities.
+
+    Raises:
+        ValueError: of other shapes.
+    """
+    if isinstance(init, GaussianMixture):
+        expected: tuple[int, ...] = (n_models, n_components, x.shape[-1])
+        if init.means.shape != expected or init.log_weights.shape != expected[:2]:
+            raise ValueError(
+                f"init must be a mixture with means {expected}, got {init.means.shape}; all its "
+                "leaves lead with B"
+            )
+        return init
+    responsibilities = as_float_array("responsibilities", init)
+    expected = (n_models, x.shape[-2], n_components)
+    if responsibilities.shape != expected:
+        raise ValueError(f"responsibilities must be {expected}, got {responsibilities.shape}")
+    return responsibilities
+
+
+def _fit_lists(
+    fit_arrays: Callable[..., FitResult],
+    x: Sequence[ArrayLike],
+    weights: Any,
+    init: Any,
+) -> FitResult:
+    """`fit_batch` of a list of data sets: those of about the same length are one array."""
+    n_models = len(x)
+    if n_models == 0:
+        raise ValueError("x must hold at least one data set, got an empty list")
+    if weights is not None and len(weights) != n_models:
+        raise ValueError(f"weights must hold {n_models} arrays, one for each of x")
+    data = [as_float_array(f"x[{b}]", item) for b, item in enumerate(x)]
+    given = None if isinstance(init, (str, GaussianMixture)) else list(init)
+    own = (
+        [unit_weights(item) for item in data]
+        if weights is None
+        else [as_float_array(f"weights[{b}]", item) for b, item in enumerate(weights)]
+    )
+    for b, (item, of_rows) in enumerate(zip(data, own, strict=True)):
+        if item.shape[1] != data[0].shape[1] or of_rows.shape != item.shape[:1]:
+            raise ValueError(
+                f"x[{b}] must be (N, {data[0].shape[1]}) with weights (N,), got {item.shape} and "
+                f"{of_rows.shape}"
+            )
+    sizes = np.array([padded_rows(item.shape[0]) for item in data])
+    results, order = [], []
+    for size in np.unique(sizes):
+        numbers = np.flatnonzero(sizes == size)
+
+        def packed(arrays: Sequence[Any], size: int = size, numbers: np.ndarray = numbers) -> Array:
+            return jnp.stack([with_rows(jnp.asarray(arrays[b]), size) for b in numbers])
+
+        start = init if given is None else packed(given)
+        if isinstance(init, GaussianMixture):
+            start = jax.tree.map(lambda leaf, numbers=numbers: leaf[numbers], init)
+        rows, of_rows = in_common_dtype(packed(data), packed(own))
+        results.append(fit_arrays(numbers, rows, of_rows, start))
+        order.append(numbers)
+    back = np.argsort(np.concatenate(order))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[back], *results)

@@ -1,0 +1,233 @@
+"""Many loops at once, none waiting for the slowest: a queue of fits, and slots that are refilled.
+
+Under `vmap` a loop turns until its slowest member has ended, and whoever has ended before is
+computed all the same. Here a few fits at a time, as many as a cache or a device can hold, have a
+slot each. When some have ended, their results are put away, and the next of the queue take their
+slots. When the queue is empty, the fits that are left queue up for fewer slots.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
+
+from jaxgmm.loop import Loop, Problem, goes_on, turn
+from jaxgmm.settings import Settings
+
+T = TypeVar("T")
+
+# Slots are refilled when one in so many has ended.
+REFILL = 4
+# When the queue is empty and one fit in so many slots is left, there are so many times fewer slots:
+# a turn costs some operations, and some work for each slot, whether or not it is of use.
+FEW_LEFT, FEWER = 3, 10
+# Numbers of which each operation on the slots computes that many, at most.
+NUMBERS_IN_SLOTS = {"cpu": 2**17}
+NUMBERS_ELSEWHERE = 2**26
+# Components of all slots together, whose logits are one matrix product.
+COLUMNS = 256
+
+
+class Problems(NamedTuple):
+    """The data of M models, which they may share, and each of which is fitted R times.
+
+    Attributes:
+        problem: with a leading axis M on all leaves; without it on x or on weights where these are
+            the same for all models, or on all leaves where everything is.
+        n_restarts: R. Fit t is one of model t // R.
+    """
+
+    problem: Problem
+    n_restarts: int
+
+    @property
+    def shared(self) -> bool:
+        """Whether all fits are to the same data."""
+        return self.problem.regularization.ndim == 1
+
+    @property
+    def axes(self) -> Any:
+        """For `vmap`: 0 or None for each leaf of a problem."""
+        of_others = None if self.shared else 0
+        axes = jax.tree.map(lambda _: of_others, self.problem)
+        of_x = None if self.problem.rows.x.ndim == 2 else 0
+        of_weights = None if self.problem.rows.weights.ndim == 1 else 0
+        return axes._replace(rows=axes.rows._replace(x=of_x, weights=of_weights))
+
+    def of(self, task: Array) -> Problem:
+        """That of a fit, or of several: (), or (S,)."""
+
+        def pick(axis: int | None, leaf: Array) -> Array:
+            return leaf if axis is None else leaf[task // self.n_restarts]
+
+        return jax.tree.map(pick, self.axes, self.problem, is_leaf=lambda axis: axis is None)
+
+    def n_slots(self, n_tasks: int, n_components: int) -> int:
+        """How many fits at a time."""
+        n_rows, n_features = self.problem.rows.x.shape[-2:]
+        if self.shared and self.problem.reach is not None:
+            return max(1, min(n_tasks, COLUMNS // n_components))
+        return slots_for(n_tasks, n_rows * n_components * n_features)
+
+
+def slots_for(n_tasks: int, numbers: int) -> int:
+    """How many tasks at a time, each of which computes so many numbers."""
+    budget = NUMBERS_IN_SLOTS.get(jax.default_backend(), NUMBERS_ELSEWHERE)
+    return max(1, min(n_tasks, budget // numbers))
+
+
+def at(tree: T, task: Array | int) -> T:
+    """The leaves of one of many."""
+    return jax.tree.map(lambda leaf: leaf[task], tree)
+
+
+def in_blocks(function: Callable[[Array], T], n_tasks: int, size: int) -> T:
+    """The results of a function of a task's number, for all tasks, so many at a time."""
+    n_blocks = -(-n_tasks // size)
+    if n_tasks == 1:
+        return jax.tree.map(lambda leaf: leaf[None], function(jnp.asarray(0)))
+    if n_blocks == 1:
+        return jax.vmap(function)(jnp.arange(n_tasks))
+    if size == 1:
+        return lax.map(function, jnp.arange(n_tasks))
+    numbers = jnp.minimum(jnp.arange(n_blocks * size), n_tasks - 1).reshape(n_blocks, size)
+    results = lax.map(jax.vmap(function), numbers)
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(n_blocks * size, *leaf.shape[2:])[:n_tasks], results
+    )
+
+
+class Slots(NamedTuple):
+    """Fits on their way.
+
+    Attributes:
+        n_taken: () int, how many of the queue have had a slot.
+        task: (S,) int, whose slot it is; the number of all tasks where it is empty.
+        state: (S, P) of the loop.
+        states: (T, P) of the loops of all tasks, as they were when they last had a slot.
+        n_turns: () int, of slots, for measurements.
+    """
+
+    n_taken: Array
+    task: Array
+    state: Array
+    states: Array
+    n_turns: Array
+
+
+class Packing(NamedTuple):
+    """Loops as vectors, (T, P), so that moving one is one copy."""
+
+    example: Loop
+    unravel: Callable[[Array], Any]
+
+    @classmethod
+    def of(cls, loop: Loop) -> "Packing":
+        """For loops like this one."""
+        return cls(loop, ravel_pytree(in_one_dtype(loop))[1])
+
+    def pack(self, loops: Loop) -> Array:
+        """Loops with a leading axis: (T, P)."""
+        return jax.vmap(lambda loop: ravel_pytree(in_one_dtype(loop))[0])(loops)
+
+    def unpack(self, states: Array) -> Loop:
+        """The inverse of `pack`."""
+        loops = jax.vmap(self.unravel)(states)
+        return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), loops, self.example)
+
+
+def in_one_dtype(loop: Loop) -> Any:
+    """The loop with numbers and flags in the dtype of its mixture."""
+    return jax.tree.map(lambda leaf: leaf.astype(loop[0].means.dtype), loop)
+
+
+def iterate_all(
+    problems: Problems,
+    loops: Loop,
+    wanted: Array,
+    tol: Array,
+    limit: ArrayLike,
+    settings: Settings,
+) -> tuple[Loop, Array]:
+    """`loop.iterate` for many loops.
+
+    Args:
+        problems: the data.
+        loops: with a leading axis, of all T tasks, wherever they are on their way.
+        wanted: (T,) bool, which of them are to go on.
+        tol: () gain per unit of weight that may remain.
+        limit: () int, the number of steps after which a loop is left where it is.
+        settings: static choices.
+
+    Returns:
+        The loops, and the turns that were made in all slots, () int.
+    """
+    none, n_components = loops[0].log_weights.shape
+    packing = Packing.of(at(loops, 0))
+
+    def turn_all(mine: Problem, loops: Loop) -> Loop:
+        def turn_one(problem: Problem, loop: Loop) -> Loop:
+            return turn(problem, tol, loop, limit, settings)
+
+        return jax.vmap(turn_one, in_axes=(problems.axes, 0))(mine, loops)
+
+    def go_on(loops: Loop) -> Array:
+        return jax.vmap(lambda trace: goes_on(trace, limit))(loops[1])
+
+    def next_round(queue: Array, n_queued: Array, fewest: int, slots: Slots) -> Slots:
+        slots = refilled(slots, queue, n_queued)
+        size = slots.task.size
+        taken = slots.task < none
+        mine = problems.of(jnp.minimum(slots.task, none - 1))
+        fewest_now = jnp.where(slots.n_taken < n_queued, size - -(-size // REFILL), fewest)
+        loops, n_turns = lax.while_loop(
+            lambda carry: jnp.sum(taken & go_on(carry[0])) > fewest_now,
+            lambda carry: (turn_all(mine, carry[0]), carry[1] + size),
+            (packing.unpack(slots.state), slots.n_turns),
+        )
+        state = packing.pack(loops)
+        return Slots(
+            n_taken=slots.n_taken,
+            task=jnp.where(go_on(loops), slots.task, none),
+            state=state,
+            states=slots.states.at[slots.task].set(state, mode="drop"),
+            n_turns=n_turns,
+        )
+
+    def through_slots(size: int, fewest: int, states: Array, n_turns: Array) -> tuple[Array, Array]:
+        """All that are to go on, in so many slots, until no more than the fewest are left."""
+        going = wanted & go_on(packing.unpack(states))
+        n_queued, queue = jnp.sum(going), jnp.argsort(~going, stable=True)
+        slots = lax.while_loop(
+            lambda slots: (slots.n_taken < n_queued) | (jnp.sum(slots.task < none) > fewest),
+            partial(next_round, queue, n_queued, fewest),
+            Slots(jnp.asarray(0), jnp.full(size, none), states[:size], states, n_turns),
+        )
+        return slots.states, slots.n_turns
+
+    states, n_turns = packing.pack(loops), jnp.asarray(0)
+    n_slots = problems.n_slots(none, n_components)
+    if n_slots >= 2 * FEWER:
+        states, n_turns = through_slots(n_slots, n_slots // FEW_LEFT, states, n_turns)
+        n_slots = n_slots // FEWER
+    states, n_turns = through_slots(n_slots, 0, states, n_turns)
+    return packing.unpack(states), n_turns
+
+
+def refilled(slots: Slots, queue: Array, n_queued: Array) -> Slots:
+    """Empty slots are taken by the next tasks of a queue (T,), of which so many count."""
+    none = queue.size
+    empty = slots.task == none
+    number = slots.n_taken + jnp.cumsum(empty) - 1
+    fresh = empty & (number < n_queued)
+    task = queue[jnp.minimum(number, none - 1)]
+    return slots._replace(
+        n_taken=slots.n_taken + jnp.sum(fresh),
+        task=jnp.where(fresh, task, slots.task),
+        state=jnp.where(fresh[:, None], slots.states[task], slots.state),
+    )

@@ -1,0 +1,54 @@
+"""The choices that a fit is given, checked."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm.acceleration import METHODS
+from jaxgmm.structures import structure_named
+from jaxgmm.validation import check_choice, check_count, check_number
+
+ADJOINTS = ("implicit", "unroll")
+
+
+class Settings(NamedTuple):
+    """The static choices of a fit: each combination compiles once."""
+
+    covariance_type: str
+    max_iter: int
+    adjoint: str
+    history: bool
+    accelerate: str | None
+
+
+def check_settings(
+    covariance_type: str, max_iter: int, accelerate: str | None, adjoint: str, history: bool
+) -> Settings:
+    """The static choices, known to be good."""
+    structure_named(covariance_type)
+    if accelerate is not None:
+        check_choice("accelerate", accelerate, METHODS)
+        if adjoint == "unroll":
+            raise ValueError("adjoint='unroll' goes back through plain steps: accelerate=None")
+    return Settings(
+        covariance_type=covariance_type,
+        max_iter=check_count("max_iter", max_iter, 0),
+        adjoint=check_choice("adjoint", adjoint, ADJOINTS),
+        history=bool(history),
+        accelerate=accelerate,
+    )
+
+
+def check_tol(tol: ArrayLike, x: Array) -> Array:
+    """A tolerance, known to be good."""
+    return jnp.asarray(check_number("tol", tol), x.dtype)
+
+
+def check_reg_covar(reg_covar: ArrayLike | None, x: Array) -> Array:
+    """λ, or its default: a thousandth of the variance of a cluster that is a thousand (float32) or
+    a million (float64) times narrower than the data."""
+    default = 1e-15 if x.dtype == jnp.float64 else 1e-9
+    given = check_number("reg_covar", default if reg_covar is None else reg_covar)
+    return jnp.asarray(given, x.dtype)

@@ -1,0 +1,166 @@
+"""What a sweep over components and covariance types fits, by few programs."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxgmm.criteria import log_certainty
+from jaxgmm.expectation import total_log_prob
+from jaxgmm.fitting import fit_all
+from jaxgmm.results import FitResult
+from jaxgmm.rounds import at, in_blocks, slots_for
+from jaxgmm.settings import Settings
+from jaxgmm.steps import as_they_are
+from jaxgmm.structures import Form
+
+# Compiling takes seconds. With at most so many numbers in a pass over the data, fits with any
+# number of components are made by one program; with fewer, those of all types are.
+SMALL_PASS, TINY_PASS = 2**20, 2**18
+
+
+class Candidate(NamedTuple):
+    """One row of a sweep."""
+
+    n_components: int
+    covariance_type: str
+
+
+class Group(NamedTuple):
+    """Rows of a sweep that one program fits.
+
+    Attributes:
+        numbers: of the rows.
+        padded_size: number of components that the program has.
+        covariance_type: of all rows, or None where each has its own.
+    """
+
+    numbers: list[int]
+    padded_size: int
+    covariance_type: str | None
+
+
+def groups_of(candidates: list[Candidate], shape: tuple[int, ...]) -> list[Group]:
+    """The rows of a sweep over data (N, D), in groups.
+
+    Small data are fitted with the largest number of components of the sweep, of which some have no
+    weight, and large data with the next power of two.
+    """
+    n_rows, n_features = shape[-2:]
+    everything = range(len(candidates))
+    types = list(dict.fromkeys(candidate.covariance_type for candidate in candidates))
+    largest = max(candidate.n_components for candidate in candidates)
+    if len(types) > 1 and n_rows * largest * n_features**2 <= TINY_PASS:
+        return [Group([*everything], largest, None)]
+    if n_rows * largest * n_features <= SMALL_PASS:
+        return [
+            Group([i for i in everything if candidates[i].covariance_type == name], largest, name)
+            for name in types
+        ]
+    sizes = [min(largest, 1 << (count - 1).bit_length()) for count, _ in candidates]
+    return [Group([i], sizes[i], candidates[i].covariance_type) for i in everything]
+
+
+class Fits(NamedTuple):
+    """What is known about models; leaves have a leading axis.
+
+    Attributes:
+        results: of the fits.
+        log_certainty: see `criteria.log_certainty`.
+        held_out: log-likelihood per unit of weight of the rows that were held out.
+    """
+
+    results: FitResult
+    log_certainty: Array
+    held_out: Array
+
+
+def fit_group(
+    keys: Array,
+    x: Array,
+    weights: Array,
+    kept: np.ndarray | None,
+    models: list[Candidate],
+    group: Group,
+    numbers: tuple[Array, Array],
+    init: str,
+    n_init: int,
+    max_iter: int,
+) -> Fits:
+    """M models of one group.
+
+    Args:
+        keys: (M,) of each model's candidate.
+        x: (N, D), or (M, N, D).
+        weights: (N,), or (M, N).
+        kept: (M, N) bool, rows that models see; None for all.
+        models: the candidates that they are.
+        group: of these.
+        numbers: tol and reg_covar.
+        init: name of a start.
+        n_init: number of restarts.
+        max_iter: at most so many steps.
+
+    Returns:
+        With NumPy's arrays as leaves.
+    """
+    counts = np.array([model.n_components for model in models])
+    own_type = group.covariance_type
+    fits = _fit_each(
+        keys,
+        x,
+        weights,
+        kept,
+        np.arange(group.padded_size) < counts[:, None],
+        *numbers,
+        Form.of([model.covariance_type for model in models]) if own_type is None else None,
+        init,
+        n_init,
+        Settings(own_type or "full", max_iter, "implicit", history=False, accelerate=None),
+    )
+    return jax.tree.map(np.asarray, fits)
+
+
+@partial(jax.jit, static_argnames=("init", "n_init", "settings"))
+def _fit_each(
+    keys: Array,
+    x: Array,
+    weights: Array,
+    kept: Array | None,
+    active: Array,
+    tol: Array,
+    reg_covar: Array,
+    form: Form | None,
+    init: str,
+    n_init: int,
+    settings: Settings,
+) -> Fits:
+    n_models = active.shape[0]
+    active = jnp.asarray(active)
+    seen = weights
+    if kept is not None:
+        seen = jnp.where(jnp.asarray(kept), jnp.broadcast_to(weights, kept.shape), 0)
+    numbers = (tol, reg_covar, n_models)
+    results = fit_all(keys, x, seen, None, active, *numbers, init, n_init, settings, form)
+
+    def judged(model: Array) -> tuple[Array, Array]:
+        mixture = at(results.mixture, model)
+        own_x = x[model] if x.ndim == 3 else x
+        all_rows = weights[model] if weights.ndim == 2 else weights
+        left = all_rows - (seen[model] if seen.ndim == 2 else seen)
+        total = total_log_prob(as_they_are(own_x, left), mixture, mixture.log_weights)[0]
+        return log_certainty(mixture, as_they_are(own_x, all_rows)), total / jnp.sum(left)
+
+    n_rows, n_features = x.shape[-2:]
+    size = slots_for(n_models, n_rows * n_features * active.shape[1])
+    return Fits(results, *in_blocks(judged, n_models, size))
+
+
+def kept_in_folds(key: Array, n_rows: int, n_folds: int) -> np.ndarray:
+    """(1 + n_folds, N) bool: all rows, and those that each of several random folds leaves over."""
+    random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    fold = random.permutation(n_rows) % max(1, n_folds)
+    return np.arange(-1, n_folds)[:, None] != fold[None]

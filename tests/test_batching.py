@@ -1,0 +1,278 @@
+"""Many fits in one call: each is what `fit` gives, whatever becomes of the others."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import (
+    DTYPE,
+    D,
+    K,
+    N,
+    array,
+    assert_close,
+    assert_same_mixture,
+    blobs,
+    by_dtype,
+    cloud,
+    double,
+    padded,
+    start_at_random,
+)
+
+import jaxgmm as jg
+from jaxgmm import batching, rounds
+from jaxgmm.fitting import problem_of_each
+from jaxgmm.loop import begin
+from jaxgmm.rounds import Problems, iterate_all
+from jaxgmm.settings import check_settings
+from jaxgmm.structures import STRUCTURES
+
+TOL = by_dtype(1e-4, 1e-8)
+BOUND = by_dtype(0.1, 2e-3)
+SLOW, SINGULAR, SPOILED = 3, 4, 5
+
+
+def data_sets():
+    """Of 90 rows and fewer; of the last three one is slow, one singular, and one full of NaN."""
+    clusters = [blobs(), blobs(seed=1)[10:], blobs(seed=2)[::2]]
+    flat = np.stack([np.arange(60.0) % 7, np.ones(60)], axis=1)
+    return [*clusters, cloud()[:80], flat, np.full((70, D), np.nan)]
+
+
+def stacked(data):
+    """Data sets of many lengths as arrays, with rows of NaN behind, and weights."""
+    x, weights = zip(*(padded(item) for item in data), strict=True)
+    return jnp.stack(x), jnp.stack(weights)
+
+
+@cache
+def single_fit(names, values):
+    """`fit` under `jit`, where values are not known and NaN is not refused."""
+    options = dict(zip(names, values, strict=True))
+    return jax.jit(lambda key, x, weights: jg.fit(key, x, K, weights=weights, **options))
+
+
+def single(key, b, x, weights=None, **options):
+    """The fit that model b is to be."""
+    weights = jnp.ones(len(x), DTYPE) if weights is None else weights
+    fit = single_fit(tuple(options), tuple(options.values()))
+    return fit(jax.random.fold_in(key, b), x, weights)
+
+
+def assert_same_fit(actual, expected, bound=None):
+    """Equal up to where a fit that has converged may end.
+
+    In float32 rounding moves the end of a slow fit by some per cent.
+    """
+    assert actual.status == expected.status
+    slow = by_dtype(int(expected.n_iter) // 8 if expected.n_iter > 50 else 0, 0)
+    assert abs(int(actual.n_iter) - int(expected.n_iter)) <= 1 + slow
+    assert actual.degenerate.tolist() == expected.degenerate.tolist()
+    if expected.status == jg.Status.CONVERGED:
+        assert_same_mixture(actual.mixture, expected.mixture, BOUND if bound is None else bound)
+        for name in ("log_likelihood", "objective"):
+            assert_close(getattr(actual, name), getattr(expected, name), by_dtype(1e-5, 1e-8))
+
+
+def test_each_model_is_what_fit_gives(key, covariance_type):
+    """For data of many lengths, with one that is slow, one singular, and one full of NaN."""
+    x, weights = stacked(data_sets())
+    options = {"covariance_type": covariance_type, "tol": TOL}
+    results = jg.fit_batch(key, x, K, weights=weights, **options)
+    for b in range(len(x)):
+        assert_same_fit(results[b], single(key, b, x[b], weights[b], **options))
+    assert results.status[:3].tolist() == [jg.Status.CONVERGED] * 3
+    if not STRUCTURES[covariance_type].isotropic:
+        assert results.status[SINGULAR] == jg.Status.DEGENERATE
+    assert results.status[SPOILED] == jg.Status.NON_FINITE
+    assert results.n_iter[SLOW] > 2 * max(results.n_iter[:3])
+
+
+def test_a_model_that_fails_changes_nothing_for_the_others(key):
+    x, weights = stacked(data_sets())
+    good = jg.fit_batch(key, x, K, weights=weights, tol=TOL)
+    for spoiled in (x.at[SPOILED].set(0.0), x.at[SPOILED, 3].set(jnp.inf), x.at[SPOILED].set(1e30)):
+        other = jg.fit_batch(key, spoiled, K, weights=weights, tol=TOL)
+        for b in range(SPOILED):
+            assert_same_fit(other[b], good[b], by_dtype(1e-3, 1e-8))
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, 0.0])
+def test_bad_weights_are_the_trouble_of_their_model(key, bad):
+    x = jnp.stack([array(blobs())] * 3)
+    weights = jnp.ones((3, N), DTYPE).at[1].set(bad)
+    results = jg.fit_batch(key, x, K, weights=weights, tol=TOL)
+    expected = [jg.Status.CONVERGED, jg.Status.NON_FINITE, jg.Status.CONVERGED]
+    assert results.status.tolist() == expected
+
+
+def test_one_negative_weight_is_enough(key):
+    weights = jnp.ones((2, N), DTYPE).at[1, 7].set(-0.25)
+    results = jg.fit_batch(key, array(blobs()), K, weights=weights, tol=TOL)
+    assert results.status.tolist() == [jg.Status.CONVERGED, jg.Status.NON_FINITE]
+
+
+@pytest.mark.parametrize("length", [40, 300])
+def test_a_slow_model_changes_nothing_for_the_others(key, length):
+    """One that needs hundreds of times as many steps as any other, wherever it is in the queue."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(length, N, 1)) + 40.0 * (np.arange(N) % 2)[None, :, None]
+    slow = length // 3
+    x[slow] = random.normal(size=(N, 1))
+    results = jg.fit_batch(key, array(x), 2, tol=by_dtype(1e-6, 1e-8), covariance_type="spherical")
+    others = np.delete(np.asarray(results.n_iter), slow)
+    assert int(results.n_iter[slow]) > 30 * np.median(others)
+    assert np.all(np.delete(np.asarray(results.status), slow) == jg.Status.CONVERGED)
+    centers = np.sort(double(results.mixture.means)[..., 0], axis=1)
+    expected = np.stack([x[:, 0::2, 0].mean(axis=1), x[:, 1::2, 0].mean(axis=1)], axis=1)
+    assert_close(np.delete(centers, slow, 0), np.delete(expected, slow, 0), 0, 1e-4)
+
+
+def test_a_list_of_data_sets_is_an_array_with_weights(key):
+    data = data_sets()
+    x, weights = stacked(data)
+    expected = jg.fit_batch(key, x, K, weights=weights, tol=TOL)
+    actual = jg.fit_batch(key, [array(item) for item in data], K, tol=TOL)
+    own = [jnp.ones(len(item), DTYPE) for item in data]
+    weighted = jg.fit_batch(key, [*map(array, data)], K, weights=own, tol=TOL)
+    for b in range(len(data)):
+        assert_same_fit(actual[b], expected[b])
+        assert_same_fit(weighted[b], expected[b])
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied_spherical"])
+def test_one_data_set_with_many_weightings(key, covariance_type):
+    """As bootstrap and folds have them."""
+    x = array(blobs())
+    random = np.random.default_rng(0)
+    counts = array(random.multinomial(N, np.full(N, 1 / N), size=4))
+    options = {"covariance_type": covariance_type, "tol": TOL}
+    results = jg.fit_batch(key, x, K, weights=counts, **options)
+    for b in range(4):
+        assert_same_fit(results[b], single(key, b, x, counts[b], **options))
+
+
+def test_one_weighting_for_all_models(key):
+    x = jnp.stack([array(blobs(seed=seed)) for seed in range(3)])
+    weights = array(np.arange(N) % 3)
+    results = jg.fit_batch(key, x, K, weights=weights, tol=TOL)
+    repeated = jg.fit_batch(key, x, K, weights=jnp.stack([weights] * 3), tol=TOL)
+    for b in range(3):
+        assert_same_fit(results[b], repeated[b])
+
+
+def test_restarts_of_each_model(key):
+    x, weights = stacked(data_sets()[:3])
+    options = {"init": "random", "n_init": 3, "tol": TOL, "covariance_type": "diag"}
+    results = jg.fit_batch(key, x, K, weights=weights, **options)
+    for b in range(3):
+        assert_same_fit(results[b], single(key, b, x[b], weights[b], **options))
+
+
+def test_starts_of_each_model(key):
+    x = array([blobs(seed=seed) for seed in range(3)])
+    starts = [start_at_random(item, "full", seed) for seed, item in enumerate(x)]
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    results = jg.fit_batch(key, x, K, init=batch, tol=TOL)
+    for b in range(3):
+        assert_same_fit(results[b], jg.em(starts[b], x[b], tol=TOL))
+
+
+def test_responsibilities_of_each_model(key):
+    x = array([blobs(seed=seed) for seed in range(3)])
+    shares = array(np.random.default_rng(0).dirichlet(np.ones(K), size=(3, N)))
+    results = jg.fit_batch(key, list(x), K, init=list(shares), tol=TOL)
+    for b in range(3):
+        assert_same_fit(results[b], jg.fit(key, x[b], K, init=shares[b], tol=TOL))
+
+
+def test_accelerated(key):
+    x, weights = stacked(data_sets()[:4])
+    options = {"accelerate": "squarem", "tol": TOL}
+    results = jg.fit_batch(key, x, K, weights=weights, **options)
+    for b in range(4):
+        assert_same_fit(results[b], single(key, b, x[b], weights[b], **options), 3 * BOUND)
+
+
+def test_histories(key):
+    x, weights = stacked(data_sets())
+    results = jg.fit_batch(key, x, K, weights=weights, tol=TOL, max_iter=60, history=True)
+    assert results.history.shape == (len(x), 60)
+    for b in range(4):
+        own = double(results.history[b])
+        assert_close(own[-1], results.objective[b])
+        assert np.all(np.diff(own[: int(results.n_iter[b])]) > -by_dtype(1e-2, 1e-9))
+    assert jg.fit_batch(key, x, K, weights=weights, tol=TOL, max_iter=60).history is None
+
+
+def test_numbers_are_traced_and_sizes_are_few(key, monkeypatch):
+    """Neither another tolerance, nor another number of models of the same size, compiles."""
+    x = np.stack([blobs(seed=seed)[:77] for seed in range(24)])
+    options = {"covariance_type": "tied_spherical", "max_iter": 9}
+    traced = []
+    fit_all = batching.fit_all
+    monkeypatch.setattr(batching, "fit_all", lambda *a: (traced.append(1), fit_all(*a))[1])
+    for n_models in range(17, 25):
+        results = jg.fit_batch(key, array(x[:n_models]), K, tol=10.0**-n_models, **options)
+        assert results.status.shape == (n_models,)
+    jg.fit_batch(jax.random.key(1), array(x[:17]), K, reg_covar=1e-3, **options)
+    assert len(traced) == 1
+
+
+def test_under_transformations(key):
+    x = array(np.stack([blobs(seed=seed) for seed in range(4)]))
+    expected = jg.fit_batch(key, x, K, tol=TOL)
+    compiled = jax.jit(lambda x: jg.fit_batch(key, x, K, tol=TOL))(x)
+    vmapped = jax.vmap(lambda x: jg.fit_batch(key, x, K, tol=TOL))(x.reshape(2, 2, N, D))
+    for b in range(4):
+        assert_same_fit(compiled[b], expected[b])
+        one = jax.tree.map(lambda leaf, b=b: leaf[b // 2, b % 2], vmapped)
+        again = single(key, b % 2, x[b], tol=TOL)
+        assert_same_fit(one, again)
+
+
+def test_derivatives_are_those_of_single_fits(key):
+    x = array(np.stack([blobs(seed=seed, width=1.5) for seed in range(3)]))
+    weights = jnp.ones((3, N), DTYPE)
+    options = {"tol": by_dtype(1e-6, 1e-13), "covariance_type": "diag"}
+
+    def of_batch(x, weights):
+        return jnp.sum(jg.fit_batch(key, x, K, weights=weights, **options).mixture.means ** 2)
+
+    @partial(jax.jit, static_argnums=3)
+    @partial(jax.grad, argnums=(0, 1))
+    def of_one(x, weights, key, options):
+        return jnp.sum(jg.fit(key, x, K, weights=weights, **dict(options)).mixture.means ** 2)
+
+    gradients = jax.grad(of_batch, (0, 1))(x, weights)
+    for b in range(3):
+        own_key = jax.random.fold_in(key, b)
+        expected = of_one(x[b], weights[b], own_key, tuple(options.items()))
+        for actual, wanted in zip(gradients, expected, strict=True):
+            assert_close(actual[b], wanted, 0, by_dtype(2e-2, 1e-6) * jnp.max(jnp.abs(wanted)))
+
+
+def test_slots_are_refilled(monkeypatch):
+    """Of the steps that are made six in ten are needed, where `vmap` needs one in ten."""
+    n_models, n_rows = 256, 64
+    monkeypatch.setitem(rounds.NUMBERS_IN_SLOTS, "cpu", n_rows * 2 * 32)
+    random = np.random.default_rng(0)
+    apart = np.where(random.random(n_models) < 0.95, 8.0, 0.0)
+    x = (
+        random.normal(size=(n_models, n_rows, 1))
+        + apart[:, None, None] * (np.arange(n_rows) % 2)[None, :, None]
+    )
+    settings = check_settings("spherical", 997, None, "implicit", history=False)
+    of_each = (array(x), jnp.ones(n_rows, DTYPE), array(1e-6), jnp.ones((n_models, 2), bool))
+    problems = Problems(problem_of_each(*of_each, settings), 1)
+    start = jg.GaussianMixture.create([0.5, 0.5], [[-0.7], [0.7]], array([0.5, 0.5]), "spherical")
+    tol = array(by_dtype(1e-5, 1e-7))
+    loop = begin(jax.tree.map(array, start), tol, settings)
+    loops = jax.tree.map(lambda leaf: jnp.stack([leaf] * n_models), loop)
+    loops, n_turns = iterate_all(problems, loops, jnp.ones(n_models, bool), tol, 997, settings)
+    needed = np.asarray(loops[1].n_iter)
+    assert needed.sum() < 0.15 * n_models * needed.max()
+    assert needed.sum() > 0.6 * int(n_turns)
