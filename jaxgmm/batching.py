@@ -184,9 +184,8 @@ def check_batch(x: Any, weights: Any) -> tuple[Array, Array]:
         raise ValueError(f"x must hold at least one model, row and feature, got shape {x.shape}")
     if weights is None:
         return x, unit_weights(x[0])
-    expected = [(*x.shape[:1], x.shape[1]), x.shape[1:2]] if x.ndim == 3 else []
-    good = weights.shape in expected or (shared and weights.shape[1:] == x.shape[:1])
-    if not good or 0 in weights.shape:
+    expected = [(len(weights), len(x))] if shared else [x.shape[:2], x.shape[1:2]]
+    if weights.shape not in expected or 0 in weights.shape:
         raise ValueError(
             f"weights must be (B, N), one for each row of each model, got shape {weights.shape} "
             f"for x {x.shape}"
@@ -228,7 +227,9 @@ def _fit_lists(
     if weights is not None and len(weights) != n_models:
         raise ValueError(f"weights must hold {n_models} arrays, one for each of x")
     data = [as_float_array(f"x[{b}]", item) for b, item in enumerate(x)]
-    given = None if isinstance(init, (str, GaussianMixture)) else list(init)
+    given = None
+    if not isinstance(init, (str, GaussianMixture)):
+        given = [as_float_array("responsibilities", item) for item in init]
     own = (
         [unit_weights(item) for item in data]
         if weights is None
@@ -246,7 +247,8 @@ def _fit_lists(
         numbers = np.flatnonzero(sizes == size)
 
         def packed(arrays: Sequence[Any], size: int = size, numbers: np.ndarray = numbers) -> Array:
-            return jnp.stack([with_rows(jnp.asarray(arrays[b]), size) for b in numbers])
+            filled = [with_rows(arrays[b], size) for b in numbers]
+            return from_host(np.stack(filled)) if is_concrete(*filled) else jnp.stack(filled)
 
         start = init if given is None else packed(given)
         if isinstance(init, GaussianMixture):
@@ -255,4 +257,10 @@ def _fit_lists(
         results.append(fit_arrays(numbers, rows, of_rows, start))
         order.append(numbers)
     back = np.argsort(np.concatenate(order))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[back], *results)
+
+    def in_order(*leaves: Array) -> Array:
+        if is_concrete(*leaves):
+            return from_host(np.concatenate(leaves)[back])
+        return jnp.concatenate(leaves)[back]
+
+    return jax.tree.map(in_order, *results)

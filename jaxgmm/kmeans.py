@@ -110,10 +110,11 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
     n_candidates = 2 + int(math.log(n_seeds))
     tiny = float(jnp.finfo(rows.x.dtype).tiny)
     z = rows.frame.read(rows.x, rows.weights)
+    relative = rows.weights / jnp.max(rows.weights)
 
     def add_seed(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
         seeds, closest = carry
-        density = rows.weights * (closest + tiny)
+        density = relative * ((closest + tiny) / (jnp.max(closest) + tiny))
         candidates = z[draw_rows(jax.random.fold_in(key, index), density, n_candidates)]
         distances = jnp.minimum(squared_distances(z, candidates), closest[None])
         best = jnp.argmin(einsum("cn,n->c", distances, rows.weights))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -14,11 +15,14 @@ LARGE_BATCH = 2**24
 
 
 def padded_rows(n_rows: int) -> int:
-    """The next power of two, or half way to it: at most half as many rows again, but 64."""
-    if n_rows <= SMALLEST:
-        return SMALLEST
-    power = 1 << (n_rows - 1).bit_length()
-    return power if n_rows > 3 * power // 4 else 3 * power // 4
+    """At most half as many rows again, but 64."""
+    return max(SMALLEST, _rounded_up(n_rows))
+
+
+def _rounded_up(number: int) -> int:
+    """The next power of two, or half way to it."""
+    power = 1 << (number - 1).bit_length()
+    return power if number > 3 * power // 4 else 3 * power // 4
 
 
 def with_padding(x: Array, weights: Array | None, others: Any) -> tuple[Array, Array]:
@@ -40,21 +44,22 @@ def with_padding(x: Array, weights: Array | None, others: Any) -> tuple[Array, A
 
 
 def padded_models(n_models: int, size: int) -> int:
-    """As `padded_rows`, without a smallest; as many as there are where their data are large.
+    """At most half as many models again; as many as there are where their data are large.
 
     Args:
         n_models: B.
         size: of the data, in numbers.
     """
-    if size > LARGE_BATCH:
-        return n_models
-    power = 1 << (n_models - 1).bit_length()
-    return power if n_models > 3 * power // 4 else 3 * power // 4
+    return n_models if size > LARGE_BATCH else _rounded_up(n_models)
 
 
 def with_rows(array: Array, n_rows: int) -> Array:
-    """(N, ...) -> (n_rows, ...), by zeros. Not by JAX, which would compile it for each size."""
+    """(N, ...) -> (n_rows, ...), by zeros; where values are known not by JAX, which would compile
+    it for each size."""
     missing = n_rows - array.shape[0]
     if missing == 0:
         return array
-    return from_host(np.pad(np.asarray(array), [(0, missing), *[(0, 0)] * (array.ndim - 1)]))
+    widths = [(0, missing), *[(0, 0)] * (array.ndim - 1)]
+    if not is_concrete(array):
+        return jnp.pad(array, widths)
+    return from_host(np.pad(np.asarray(array), widths))

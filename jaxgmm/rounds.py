@@ -146,6 +146,73 @@ def in_one_dtype(loop: Loop) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(loop[0].means.dtype), loop)
 
 
+class Rounds(NamedTuple):
+    """How many loops are iterated together: what is the same for all of them.
+
+    Attributes:
+        problems: the data.
+        packing: of the loops.
+        wanted: (T,) bool, which of them are to go on.
+        tol: () gain per unit of weight that may remain.
+        limit: () int, the number of steps after which a loop is left where it is.
+        settings: static choices.
+    """
+
+    problems: Problems
+    packing: Packing
+    wanted: Array
+    tol: Array
+    limit: ArrayLike
+    settings: Settings
+
+    def going(self, loops: Loop) -> Array:
+        """Which loops have another step to take: (S,) bool."""
+        return jax.vmap(lambda trace: goes_on(trace, self.limit))(loops[1])
+
+    def turn_all(self, mine: Problem, loops: Loop) -> Loop:
+        """A turn of the loops in all slots."""
+
+        def turn_one(problem: Problem, loop: Loop) -> Loop:
+            return turn(problem, self.tol, loop, self.limit, self.settings)
+
+        return jax.vmap(turn_one, in_axes=(self.problems.axes, 0))(mine, loops)
+
+    def next_round(self, queue: Array, n_queued: Array, fewest: int, slots: Slots) -> Slots:
+        """Slots are refilled, and turn until so many have ended that it is worth another round."""
+        slots = refilled(slots, queue, n_queued)
+        size, none = slots.task.size, queue.size
+        taken = slots.task < none
+        mine = self.problems.of(jnp.minimum(slots.task, none - 1))
+        fewest_now = jnp.where(slots.n_taken < n_queued, size - -(-size // REFILL), fewest)
+        loops, n_turns = lax.while_loop(
+            lambda carry: jnp.sum(taken & self.going(carry[0])) > fewest_now,
+            lambda carry: (self.turn_all(mine, carry[0]), carry[1] + size),
+            (self.packing.unpack(slots.state), slots.n_turns),
+        )
+        state = self.packing.pack(loops)
+        return Slots(
+            n_taken=slots.n_taken,
+            task=jnp.where(self.going(loops), slots.task, none),
+            state=state,
+            states=slots.states.at[slots.task].set(state, mode="drop"),
+            n_turns=n_turns,
+        )
+
+    def through_slots(
+        self, size: int, fewest: int, states: Array, n_turns: Array
+    ) -> tuple[Array, Array]:
+        """All that are to go on, in so many slots, until no more than the fewest are left."""
+        none = len(states)
+        going = self.wanted & self.going(self.packing.unpack(states))
+        n_queued, queue = jnp.sum(going), jnp.argsort(~going, stable=True)
+        slots = lax.while_loop(
+            lambda slots: (slots.n_taken < n_queued) | (jnp.sum(slots.task < none) > fewest),
+            partial(self.next_round, queue, n_queued, fewest),
+            Slots(jnp.asarray(0), jnp.full(size, none), states[:size], states, n_turns),
+        )
+        return slots.states, slots.n_turns
+
+
 def iterate_all(
     problems: Problems,
     loops: Loop,
@@ -159,63 +226,22 @@ def iterate_all(
     Args:
         problems: the data.
         loops: with a leading axis, of all T tasks, wherever they are on their way.
-        wanted: (T,) bool, which of them are to go on.
-        tol: () gain per unit of weight that may remain.
-        limit: () int, the number of steps after which a loop is left where it is.
-        settings: static choices.
+        wanted: see `Rounds`, and for all others.
+        tol: likewise.
+        limit: likewise.
+        settings: likewise.
 
     Returns:
         The loops, and the turns that were made in all slots, () int.
     """
-    none, n_components = loops[0].log_weights.shape
     packing = Packing.of(at(loops, 0))
-
-    def turn_all(mine: Problem, loops: Loop) -> Loop:
-        def turn_one(problem: Problem, loop: Loop) -> Loop:
-            return turn(problem, tol, loop, limit, settings)
-
-        return jax.vmap(turn_one, in_axes=(problems.axes, 0))(mine, loops)
-
-    def go_on(loops: Loop) -> Array:
-        return jax.vmap(lambda trace: goes_on(trace, limit))(loops[1])
-
-    def next_round(queue: Array, n_queued: Array, fewest: int, slots: Slots) -> Slots:
-        slots = refilled(slots, queue, n_queued)
-        size = slots.task.size
-        taken = slots.task < none
-        mine = problems.of(jnp.minimum(slots.task, none - 1))
-        fewest_now = jnp.where(slots.n_taken < n_queued, size - -(-size // REFILL), fewest)
-        loops, n_turns = lax.while_loop(
-            lambda carry: jnp.sum(taken & go_on(carry[0])) > fewest_now,
-            lambda carry: (turn_all(mine, carry[0]), carry[1] + size),
-            (packing.unpack(slots.state), slots.n_turns),
-        )
-        state = packing.pack(loops)
-        return Slots(
-            n_taken=slots.n_taken,
-            task=jnp.where(go_on(loops), slots.task, none),
-            state=state,
-            states=slots.states.at[slots.task].set(state, mode="drop"),
-            n_turns=n_turns,
-        )
-
-    def through_slots(size: int, fewest: int, states: Array, n_turns: Array) -> tuple[Array, Array]:
-        """All that are to go on, in so many slots, until no more than the fewest are left."""
-        going = wanted & go_on(packing.unpack(states))
-        n_queued, queue = jnp.sum(going), jnp.argsort(~going, stable=True)
-        slots = lax.while_loop(
-            lambda slots: (slots.n_taken < n_queued) | (jnp.sum(slots.task < none) > fewest),
-            partial(next_round, queue, n_queued, fewest),
-            Slots(jnp.asarray(0), jnp.full(size, none), states[:size], states, n_turns),
-        )
-        return slots.states, slots.n_turns
-
+    rounds = Rounds(problems, packing, wanted, tol, limit, settings)
     states, n_turns = packing.pack(loops), jnp.asarray(0)
-    n_slots = problems.n_slots(none, n_components)
+    n_slots = problems.n_slots(*loops[0].log_weights.shape)
     if n_slots >= 2 * FEWER:
-        states, n_turns = through_slots(n_slots, n_slots // FEW_LEFT, states, n_turns)
+        states, n_turns = rounds.through_slots(n_slots, n_slots // FEW_LEFT, states, n_turns)
         n_slots = n_slots // FEWER
-    states, n_turns = through_slots(n_slots, 0, states, n_turns)
+    states, n_turns = rounds.through_slots(n_slots, 0, states, n_turns)
     return packing.unpack(states), n_turns
 
 

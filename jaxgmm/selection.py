@@ -1,6 +1,5 @@
 """How many components, and which covariance type: a sweep of fits and its table."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -221,19 +220,19 @@ def select_batch(
     n_folds = _checked_folds(criterion, n_folds, one_standard_error, n_rows)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n_models))
-    kept = np.stack([kept_in_folds(key, n_rows, n_folds) for key in keys], axis=1)
+    kept: list[np.ndarray | None] = [None]
+    if n_folds:
+        kept = [*np.stack([kept_in_folds(key, n_rows, n_folds) for key in keys], axis=1)]
     totals = np.broadcast_to(np.sum(np.asarray(weights, float), axis=-1), n_models)
 
     fits: dict[int, Fits] = {}
     for group in groups_of(candidates, x.shape):
         for number in group.numbers:
             models = [candidates[number]] * n_models
-            own_keys = jax.vmap(lambda key, model=models[0]: jax.random.fold_in(key, model[0]))(
-                keys
-            )
+            counts = np.full(n_models, candidates[number].n_components)
+            own_keys = jax.vmap(jax.random.fold_in)(keys, counts)
             parts = [
-                fit_group(own_keys, x, weights, seen if n_folds else None, models, group, *choices)
-                for seen in kept
+                fit_group(own_keys, x, weights, seen, models, group, *choices) for seen in kept
             ]
             fits[number] = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts)
 
@@ -266,7 +265,9 @@ def table_row(fits: Fits, candidate: Candidate, n_rows: float) -> np.ndarray:
     parameters = free_parameters(candidate.n_components, n_features, candidate.covariance_type)
     log_likelihood = float(result.log_likelihood)
     certainty = float(fits.log_certainty[0])
-    values = criteria_of(log_likelihood, certainty, parameters, math.log(n_rows))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_n_rows = float(np.log(n_rows))
+    values = criteria_of(log_likelihood, certainty, parameters, log_n_rows)
     held_out = fits.held_out[1:].astype(float)
     row = (
         candidate.n_components,
@@ -281,7 +282,7 @@ def table_row(fits: Fits, candidate: Candidate, n_rows: float) -> np.ndarray:
     )
     if not held_out.size:
         return np.array(row, ROW)
-    error = held_out.std(ddof=1) / math.sqrt(held_out.size)
+    error = held_out.std(ddof=1) / np.sqrt(held_out.size)
     return np.array((*row, held_out.mean(), error), ROW_WITH_FOLDS)
 
 

@@ -70,7 +70,7 @@ class Fits(NamedTuple):
     Attributes:
         results: of the fits.
         log_certainty: see `criteria.log_certainty`.
-        held_out: log-likelihood per unit of weight of the rows that were held out.
+        held_out: log-likelihood per unit of weight of the rows that were held out, NaN without any.
     """
 
     results: FitResult
@@ -150,9 +150,12 @@ def _fit_each(
         mixture = at(results.mixture, model)
         own_x = x[model] if x.ndim == 3 else x
         all_rows = weights[model] if weights.ndim == 2 else weights
-        left = all_rows - (seen[model] if seen.ndim == 2 else seen)
+        certainty = log_certainty(mixture, as_they_are(own_x, all_rows))
+        if kept is None:
+            return certainty, jnp.full_like(certainty, jnp.nan)
+        left = all_rows - seen[model]
         total = total_log_prob(as_they_are(own_x, left), mixture, mixture.log_weights)[0]
-        return log_certainty(mixture, as_they_are(own_x, all_rows)), total / jnp.sum(left)
+        return certainty, total / jnp.sum(left)
 
     n_rows, n_features = x.shape[-2:]
     size = slots_for(n_models, n_rows * n_features * active.shape[1])

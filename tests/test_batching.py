@@ -66,20 +66,16 @@ def single(key, b, x, weights=None, **options):
 def assert_same_fit(actual, expected, bound=None):
     """Equal up to where a fit that has converged may end.
 
-    Where one creeps over a plateau in float32, rounding decides how far it comes: then it is the
-    height that is compared.
+    Where one creeps over a plateau in float32, rounding decides how many steps that takes.
     """
     assert actual.status == expected.status
     assert actual.degenerate.tolist() == expected.degenerate.tolist()
-    creeps = not DOUBLE and expected.n_iter > 50
-    if not creeps:
+    if DOUBLE or expected.n_iter <= 50:
         assert abs(int(actual.n_iter) - int(expected.n_iter)) <= 1
     if expected.status == jg.Status.CONVERGED:
+        assert_same_mixture(actual.mixture, expected.mixture, BOUND if bound is None else bound)
         for name in ("log_likelihood", "objective"):
-            reached = getattr(expected, name)
-            assert_close(getattr(actual, name), reached, by_dtype(1e-4 if creeps else 1e-5, 1e-8))
-        if not creeps:
-            assert_same_mixture(actual.mixture, expected.mixture, BOUND if bound is None else bound)
+            assert_close(getattr(actual, name), getattr(expected, name), by_dtype(1e-5, 1e-8))
 
 
 def test_each_model_is_what_fit_gives(key, covariance_type):
@@ -237,6 +233,14 @@ def test_under_transformations(key):
         one = jax.tree.map(lambda leaf, b=b: leaf[b // 2, b % 2], vmapped)
         again = single(key, b % 2, x[b], tol=TOL)
         assert_same_fit(one, again)
+
+
+def test_lists_under_transformations(key):
+    data = [array(blobs()), array(blobs(seed=1)[10:])]
+    expected = jg.fit_batch(key, data, K, tol=TOL)
+    compiled = jax.jit(lambda data: jg.fit_batch(key, data, K, tol=TOL))(data)
+    for b in range(2):
+        assert_same_fit(compiled[b], expected[b])
 
 
 def test_derivatives_are_those_of_single_fits(key):

@@ -6,6 +6,7 @@ import pytest
 from helpers import (
     EPS,
     TIGHT,
+    N,
     array,
     assert_close,
     assert_same_mixture,
@@ -18,6 +19,8 @@ from helpers import (
 )
 
 import jaxgmm as jg
+from jaxgmm.kmeans import plus_plus_seeds
+from jaxgmm.steps import as_they_are
 
 EXACT = by_dtype(1e-3, 1e-8)
 AFFINE = np.array([[2.0, -1.0], [0.5, 3.0]])
@@ -113,3 +116,14 @@ def test_float32_far_from_zero_is_as_good_as_double(covariance_type):
     r = by_dtype(1e-9, 1e-15) * oracle.variance_of(double(x), covariance_type)
     expected, _ = oracle.em(oracle.dense(start), double(x), covariance_type, 300, None, r)
     assert_same_mixture(em(start, x, tol=TIGHT).mixture, expected, 1e-2)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_the_unit_of_weights_does_not_matter_to_seeds(key, scale):
+    weights = np.linspace(0.5, 1, N)
+    seeds = [
+        plus_plus_seeds(key, as_they_are(array(blobs()), array(weights * unit)), 5)
+        for unit in (1, scale)
+    ]
+    assert_close(*seeds)
+    assert len(np.unique(seeds[0], axis=0)) == 5

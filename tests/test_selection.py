@@ -410,6 +410,16 @@ def test_folds_of_each_data_set_of_a_batch(key):
         assert_close(selections[b].table["cv"], alone.table["cv"], by_dtype(1e-4, 1e-7))
 
 
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])
+def test_bad_weights_are_the_trouble_of_their_data_set(key, bad):
+    x = array(np.stack([blobs()] * 2))
+    weights = jnp.ones((2, N)).at[1].set(bad)
+    options = {"n_init": 1, "weights": array(weights)}
+    good, spoiled = jg.select_batch(key, x, [1, 3], "tied_spherical", **options)
+    assert good.best.mixture.n_components == 3
+    assert np.all(spoiled.table["status"] == jg.Status.NON_FINITE)
+
+
 @pytest.mark.parametrize("shape", [(N, D), (2, 0, D), (2, N, D, 1)])
 def test_a_batch_of_another_shape_is_refused(key, shape):
     with pytest.raises(ValueError, match=r"B, N, D|at least one"):
