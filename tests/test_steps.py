@@ -7,6 +7,7 @@ import oracle
 import pytest
 from helpers import (
     DTYPE,
+    EPS,
     D,
     K,
     N,
@@ -242,3 +243,16 @@ def test_e_step_refuses(x, argument, value):
 def test_steps_refuse_data_of_another_dimension(x):
     with pytest.raises(ValueError, match=r"x must be \(N, 2\)"):
         jg.em_step(start_from_labels(x, "full"), array(np.c_[x, x]))
+
+
+def test_rounding_takes_nothing_from_the_regularization(covariance_type):
+    """Of two equal rows, whose second moment about their mean comes out below zero."""
+    structure = STRUCTURES[covariance_type]
+    second = np.full((1, D, D), 2 - 8 * EPS)
+    if not structure.full_second_moment:
+        second = np.einsum("kii->ki", second)
+    statistics = jg.SufficientStatistics(
+        array(0), array([2]), array(np.full((1, D), 2)), array(second), array(np.zeros((1, D)))
+    )
+    mixture = jg.m_step(statistics, covariance_type, regularization=4 * EPS)
+    assert np.all(np.einsum("kii->ki", double(mixture.covariances)) > 3.9 * EPS)
