@@ -66,16 +66,21 @@ def single(key, b, x, weights=None, **options):
 def assert_same_fit(actual, expected, bound=None):
     """Equal up to where a fit that has converged may end.
 
-    Where one creeps over a plateau in float32, rounding decides how many steps that takes.
+    Where one creeps over a plateau in float32, rounding decides how many steps that takes, and
+    the tolerance how far below the top it ends.
     """
     assert actual.status == expected.status
     assert actual.degenerate.tolist() == expected.degenerate.tolist()
-    if DOUBLE or expected.n_iter <= 50:
+    creeps = not DOUBLE and expected.n_iter > 50
+    if not creeps:
         assert abs(int(actual.n_iter) - int(expected.n_iter)) <= 1
     if expected.status == jg.Status.CONVERGED:
         assert_same_mixture(actual.mixture, expected.mixture, BOUND if bound is None else bound)
         for name in ("log_likelihood", "objective"):
-            assert_close(getattr(actual, name), getattr(expected, name), by_dtype(1e-5, 1e-8))
+            reached = getattr(expected, name)
+            left = TOL * N if creeps else 0
+            error = by_dtype(1e-5, 1e-8) * abs(float(reached)) + left
+            assert_close(getattr(actual, name), reached, 0, error)
 
 
 def test_each_model_is_what_fit_gives(key, covariance_type):
