@@ -9,6 +9,9 @@ until nothing is left to gain; `fit` finds starts for it, and `select` the numbe
 from importlib.metadata import version as _version
 
 from jaxgmm.batching import fit_batch as fit_batch
+from jaxgmm.coordinates import Coordinates as Coordinates
+from jaxgmm.coordinates import constrain as constrain
+from jaxgmm.coordinates import unconstrain as unconstrain
 from jaxgmm.covariance import Diagonal as Diagonal
 from jaxgmm.covariance import Full as Full
 from jaxgmm.covariance import Spherical as Spherical

@@ -60,6 +60,12 @@ class Progress(NamedTuple):
         unknown = jnp.asarray(jnp.inf, dtype)
         return cls(jnp.zeros_like(unknown), unknown, unknown, jnp.asarray(0, jnp.int32))
 
+    @classmethod
+    def known(cls, remaining: Array, tol: Array) -> "Progress":
+        """Where something else than the gains of steps says what remains."""
+        confirmed = jnp.where(remaining < tol, CONFIRMATIONS, 0).astype(jnp.int32)
+        return cls.begin(remaining.dtype)._replace(remaining=remaining, confirmed=confirmed)
+
     def update(self, gain: Array, rounding: Array, tol: Array) -> "Progress":
         """After a step.
 

@@ -11,9 +11,10 @@ from jax.typing import ArrayLike
 
 from jaxgmm.frame import Rows
 from jaxgmm.initialization import STARTS, as_given, start_from
-from jaxgmm.loop import Problem, em, problem_of
+from jaxgmm.loop import em
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.padding import with_padding, with_rows
+from jaxgmm.problem import Problem, problem_of
 from jaxgmm.restarts import climb_all
 from jaxgmm.results import FitResult
 from jaxgmm.rounds import Problems, in_blocks, slots_for

@@ -1,8 +1,7 @@
 """The loop: EM steps from a given start until nothing is left to gain."""
 
-from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,35 +10,15 @@ from jax.typing import ArrayLike
 
 from jaxgmm.acceleration import METHODS, Pilot
 from jaxgmm.convergence import Progress, Step, expected_gain, gain_by_rounding
-from jaxgmm.covariance import prepared
 from jaxgmm.diagnosis import degenerate_components
-from jaxgmm.expectation import expect, total_log_prob
-from jaxgmm.frame import Rows, frame_of
-from jaxgmm.implicit import tangent_of_fixed_point
+from jaxgmm.expectation import total_log_prob
+from jaxgmm.implicit import as_maximum
 from jaxgmm.mixture import GaussianMixture, is_finite
-from jaxgmm.numerics import smallest_variance
 from jaxgmm.padding import with_padding
-from jaxgmm.quadratic import Reach, reach_of
+from jaxgmm.problem import Problem, by_differences, problem_of, ready
 from jaxgmm.results import FitResult, Status
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps import check_fit_arguments, maximize, stored_as, tilt
-from jaxgmm.structures import Form, structure_named
-
-
-class Problem(NamedTuple):
-    """What the EM map depends on, besides the mixture.
-
-    Attributes:
-        rows: the data and the frame of the mixture.
-        regularization: (D,) variances in the frame.
-        reach: of the rows, or None where no step is to be made by matrix products.
-        form: of "full" covariances, or None where they have none in particular.
-    """
-
-    rows: Rows
-    regularization: Array
-    reach: Reach | None
-    form: Form | None
 
 
 class Trace(NamedTuple):
@@ -131,30 +110,6 @@ def _em(
     return climb(problem, start, active, jnp.asarray(tol, x.dtype), settings)
 
 
-def problem_of(
-    x: Array,
-    weights: Array,
-    reg_covar: ArrayLike,
-    n_components: int,
-    covariance_type: str,
-    form: Form | None = None,
-) -> Problem:
-    """Data in the coordinates that a covariance type allows, with their regularization."""
-    structure = structure_named(covariance_type)
-    isotropic = structure.isotropic if form is None else form.isotropic
-    frame = frame_of(x, weights, isotropic)
-    rows = Rows(frame, x, weights)
-    floor = smallest_variance(x.dtype)
-    scale = jnp.maximum(jnp.asarray(reg_covar, x.dtype), floor)
-    reach = reach_of(rows, n_components, structure)
-    return Problem(rows, scale * frame.variance, reach, form)
-
-
-def by_differences(problem: Problem) -> Problem:
-    """The problem without matrix products, which derivatives don't pass through."""
-    return problem._replace(reach=None)
-
-
 def climb(
     problem: Problem, start: GaussianMixture, active: Array, tol: Array, settings: Settings
 ) -> FitResult:
@@ -171,7 +126,7 @@ def climb(
         mixture, trace = iterate_unrolled(by_differences(problem), start, tol, settings)
     else:
         mixture, trace = iterate(*lax.stop_gradient((problem, start, tol)), settings)
-        mixture = as_fixed_point(problem, mixture, settings)
+        mixture = as_maximum(problem, mixture, settings)
     return ended(problem, mixture, trace, active, settings)
 
 
@@ -183,13 +138,13 @@ def ended(
     settings: Settings,
 ) -> FitResult:
     """What is to be said about a loop that has ended; see `climb`."""
-    ready = replace(mixture, covariance=prepared(mixture.covariance))
-    tilted = tilt(ready, problem.regularization)
+    whitening = ready(mixture)
+    tilted = tilt(whitening, problem.regularization)
     log_likelihood, objective = total_log_prob(
-        problem.rows, ready, ready.log_weights, tilted.log_weights
+        problem.rows, whitening, whitening.log_weights, tilted.log_weights
     )
     finite = trace.finite & jnp.isfinite(objective) & jnp.isfinite(log_likelihood)
-    degenerate = finite & active & degenerate_components(ready, problem.regularization)
+    degenerate = finite & active & degenerate_components(whitening, problem.regularization)
     status = jnp.where(trace.progress.converged(), Status.CONVERGED, Status.MAX_ITER)
     status = jnp.where(jnp.any(degenerate), Status.DEGENERATE, status)
     status = jnp.where(finite, status, Status.NON_FINITE)
@@ -213,14 +168,11 @@ def step(
     smallest_gain: ArrayLike = jnp.inf,
 ) -> Step:
     """The step from a mixture; `smallest_gain` is for `expect`."""
-    rows, regularization, reach, form = problem
-    full_second_moment = structure_named(covariance_type).full_second_moment
-    ready = replace(mixture, covariance=prepared(mixture.covariance))
-    tilted = tilt(ready, regularization)
-    statistics = expect(rows, tilted, None, full_second_moment, reach, smallest_gain)
-    new = maximize(statistics, covariance_type, mixture, regularization, form)
-    gain = expected_gain(new, ready)
-    return Step(new, statistics.log_likelihood, gain, gain_by_rounding(ready))
+    whitening = ready(mixture)
+    statistics = problem.expect(whitening, covariance_type, smallest_gain)
+    new = maximize(statistics, covariance_type, mixture, problem.regularization, problem.form)
+    gain = expected_gain(new, whitening)
+    return Step(new, statistics.log_likelihood, gain, gain_by_rounding(whitening))
 
 
 def begin(start: GaussianMixture, tol: Array, settings: Settings) -> Loop:
@@ -290,32 +242,6 @@ def landed(mixture: GaussianMixture, trace: Trace) -> Loop:
     if trace.pilot is None:
         return mixture, trace
     return trace.pilot.safe, trace._replace(pilot=None)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def as_fixed_point(
-    problem: Problem, mixture: GaussianMixture, settings: Settings
-) -> GaussianMixture:
-    """The mixture, whose derivatives are those of the fixed point of the EM map."""
-    return mixture
-
-
-@as_fixed_point.defjvp
-def _differentiate_as_fixed_point(
-    settings: Settings, primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[GaussianMixture, GaussianMixture]:
-    problem, tangent_of_problem = by_differences(primals[0]), by_differences(tangents[0])
-    mixture = primals[1]
-
-    def next_mixture(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
-        return step(problem, mixture, settings.covariance_type).mixture
-
-    def tangent_of_step(mixture: GaussianMixture) -> GaussianMixture:
-        of_problem = partial(next_mixture, mixture=mixture)
-        return jax.jvp(of_problem, (problem,), (tangent_of_problem,))[1]
-
-    tangent = tangent_of_fixed_point(partial(next_mixture, problem), mixture, tangent_of_step)
-    return mixture, tangent
 
 
 def iterate_unrolled(

@@ -241,6 +241,8 @@ def sum_over_chunks(summand: Callable[[Array, Array], T], n_rows: int, chunk_row
         new = total + term
         return (new, rounding_of_sum(new, total, term)), None
 
+    # Where derivatives go backward, what a chunk made on its way is made again.
+    flat_summand = jax.checkpoint(flat_summand)
     shapes = jax.eval_shape(summand, jnp.asarray(0), jnp.ones(chunk_rows, bool))
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zeros, unravel = ravel_pytree(nothing)

@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 
 from jaxgmm.covariance import prepared
 from jaxgmm.diagnosis import degenerate_components
-from jaxgmm.loop import Loop, as_fixed_point, begin, climb, ended, goes_on, landed
+from jaxgmm.implicit import as_maximum
+from jaxgmm.loop import Loop, begin, climb, ended, goes_on, landed
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import Problems, at, in_blocks, iterate_all, slots_for
@@ -69,7 +70,7 @@ def climb_all(
         task = finalists[place]
         problem = problems.of(task)
         mixture, trace = landed(*at(loops, task))
-        mixture = as_fixed_point(problem, mixture, settings)
+        mixture = as_maximum(problem, mixture, settings)
         return ended(problem, mixture, trace, active[task // n_restarts], settings)
 
     results = in_blocks(result, finalists.size, n_slots)

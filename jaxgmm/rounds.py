@@ -16,7 +16,8 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from jaxgmm.loop import Loop, Problem, goes_on, turn
+from jaxgmm.loop import Loop, goes_on, turn
+from jaxgmm.problem import Problem
 from jaxgmm.settings import Settings
 
 T = TypeVar("T")

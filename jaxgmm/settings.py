@@ -10,7 +10,7 @@ from jaxgmm.acceleration import METHODS
 from jaxgmm.structures import structure_named
 from jaxgmm.validation import check_choice, check_count, check_number
 
-ADJOINTS = ("implicit", "unroll")
+ADJOINTS = ("implicit", "one_step", "unroll")
 
 
 class Settings(NamedTuple):

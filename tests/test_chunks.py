@@ -24,8 +24,8 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm import densities, frame, validation
 from jaxgmm.initialization import STARTS, start_from
-from jaxgmm.loop import problem_of
 from jaxgmm.numerics import sum_over_chunks
+from jaxgmm.problem import problem_of
 
 
 @pytest.fixture(scope="module")

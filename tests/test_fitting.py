@@ -22,7 +22,7 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm import restarts
 from jaxgmm.initialization import STARTS, start_from
-from jaxgmm.loop import problem_of
+from jaxgmm.problem import problem_of
 from jaxgmm.restarts import best_of
 from jaxgmm.rounds import Problems
 from jaxgmm.settings import check_settings

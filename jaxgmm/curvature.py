@@ -1,0 +1,196 @@
+"""The objective around a mixture: its gradient, its curvature, and the way to its maximum.
+
+The gradient of the objective is that of the expected log-likelihood of completed data, given the
+statistics that the mixture's own responsibilities leave (Fisher's identity). So one pass over the
+data gives a gradient, and the tangent of a pass the product of the curvature with a direction.
+
+In the coordinates of `coordinates.around` completed data have the information 1 per unit of weight,
+and the data 1 less the fractions of missing information, which are the rates at which EM converges
+(Dempster, Laird & Rubin 1977). So what a Krylov method makes of products alone are conjugate
+directions that the information of completed data preconditions (Jamshidian & Jennrich 1993): for a
+rate ρ it needs about √(1/(1 - ρ)) of them.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+
+from jaxgmm.coordinates import Coordinates, around, origin_of, slope_of
+from jaxgmm.krylov import conjugate_residuals
+from jaxgmm.mixture import GaussianMixture, is_finite
+from jaxgmm.problem import Problem, by_differences, ready
+from jaxgmm.statistics import SufficientStatistics
+from jaxgmm.steps import about, maximize
+
+# Newton steps at most; how precisely the systems of the first ones are solved; and a gradient so
+# small that only rounding can keep a step from lowering it.
+NEWTON_STEPS, FORCING, REST = 50, 0.1, 1e-3
+
+
+class View(NamedTuple):
+    """The objective around a mixture.
+
+    Attributes:
+        problem: the data.
+        mixture: in their frame.
+        statistics: of the data, under the mixture.
+    """
+
+    problem: Problem
+    mixture: GaussianMixture
+    statistics: SufficientStatistics
+
+    @classmethod
+    def of(cls, problem: Problem, mixture: GaussianMixture, covariance_type: str) -> "View":
+        """Makes one precise pass over the data."""
+        statistics = by_differences(problem).expect(ready(mixture), covariance_type)
+        return cls(problem, mixture, statistics)
+
+    def origin(self) -> tuple[Array, Callable[[Array], Coordinates]]:
+        """The mixture's coordinates, zeros (P,), and what makes a pytree of such a vector."""
+        return ravel_pytree(origin_of(self.mixture))
+
+    def mixture_at(self, step: Array) -> GaussianMixture:
+        """The mixture a step (P,) away."""
+        return around(self.mixture, self.origin()[1](step))
+
+    def gradient(self) -> Array:
+        """(P,) of the objective, per unit of weight."""
+        return self._slope(about(self.statistics, self.mixture.means))
+
+    def information(self, covariance_type: str) -> Callable[[Array], Array]:
+        """Products with the negative curvature per unit of weight, (P,) -> (P,): a pass each.
+
+        That of completed data is taken to be what it is at the maximum. So it is wrong by as much
+        as the gradient is large, which Newton's method doesn't mind.
+        """
+        origin, _ = self.origin()
+        eps = float(jnp.finfo(origin.dtype).eps)
+
+        def statistics_at(step: Array) -> SufficientStatistics:
+            mixture = ready(self.mixture_at(step))
+            statistics = self.problem.expect(mixture, covariance_type, smallest_gain=eps)
+            return about(statistics, self.mixture.means)
+
+        def product(direction: Array) -> Array:
+            return direction - self._slope(jax.jvp(statistics_at, (origin,), (direction,))[1])
+
+        return product
+
+    def _slope(self, statistics: SufficientStatistics) -> Array:
+        """(P,) of completed data with these statistics about the means, per unit of weight."""
+        slope = slope_of(self.mixture, statistics, self.problem.regularization)
+        return ravel_pytree(slope)[0] / jnp.sum(self.statistics.count)
+
+    def gain_left(self, covariance_type: str) -> tuple[Array, Array]:
+        """What a Newton step would gain per unit of weight: (); and () int, passes to know it.
+
+        Infinite where the curvature is not that of a maximum.
+        """
+        gradient = self.gradient()
+        found = conjugate_residuals(
+            self.information(covariance_type), gradient, FORCING / 10, only_definite=True
+        )
+        gain = jnp.sum(gradient * found.vector) / 2
+        gain = jnp.where(found.definite & jnp.isfinite(gain), gain, jnp.inf)
+        return gain, found.n_products
+
+    def em_step(self, covariance_type: str) -> GaussianMixture:
+        """The mixture that a step of EM leads to."""
+        problem = self.problem
+        return maximize(
+            self.statistics, covariance_type, self.mixture, problem.regularization, problem.form
+        )
+
+
+class Ascent(NamedTuple):
+    """What `newton` carries.
+
+    Attributes:
+        mixture: the highest so far.
+        statistics: of the data, under it.
+        size: () of the gradient there.
+        tried: the mixture to be looked at next.
+        n_tried: () int, how many were.
+        radius: () length that a step may have.
+        arrived: () bool, whether there is nothing left to gain.
+    """
+
+    mixture: GaussianMixture
+    statistics: SufficientStatistics
+    size: Array
+    tried: GaussianMixture
+    n_tried: Array
+    radius: Array
+    arrived: Array
+
+
+def newton(problem: Problem, mixture: GaussianMixture, covariance_type: str) -> Ascent:
+    """The maximum next to a mixture, by Newton steps.
+
+    They go no farther than the curvature is that of a maximum, and than a radius allows, which
+    grows or shrinks with every step that is good or isn't.
+    """
+    dtype = mixture.means.dtype
+    enough = precise(dtype)
+    noise = 8 * float(jnp.finfo(dtype).eps)
+
+    def goes_on(ascent: Ascent) -> Array:
+        return ~ascent.arrived & (ascent.n_tried <= NEWTON_STEPS)
+
+    def advance(ascent: Ascent) -> Ascent:
+        there = View.of(problem, ascent.tried, covariance_type)
+        size = jnp.linalg.norm(there.gradient())
+        before, after = ascent.statistics.log_likelihood, there.statistics.log_likelihood
+        first = ascent.n_tried == 0
+        level = first | (after >= before - noise * jnp.abs(before))
+        at_rest = ascent.size <= REST
+        good = is_finite(ascent.tried) & level & (~at_rest | (size < ascent.size))
+        mixture, statistics = jax.tree.map(
+            partial(jnp.where, good),
+            (there.mixture, there.statistics),
+            (ascent.mixture, ascent.statistics),
+        )
+        arrived = (size <= enough) | (at_rest & (size > ascent.size / 2))
+        radius = jnp.where(first, 1, jnp.where(good, 2, 0.25)) * ascent.radius
+
+        here = View(problem, mixture, statistics)
+        gradient = here.gradient()
+        # Where nothing is left to gain the system is solved as it is.
+        tolerance = jnp.where(arrived, 1, jnp.clip(size, enough, FORCING))
+        product = here.information(covariance_type)
+        step = conjugate_residuals(product, gradient, tolerance, only_definite=True).vector
+        length = jnp.linalg.norm(step)
+        shorter = jnp.minimum(1, radius / jnp.where(length > 0, length, 1))
+        return Ascent(
+            mixture=mixture,
+            statistics=statistics,
+            size=jnp.where(good, size, ascent.size),
+            tried=here.mixture_at(shorter * step),
+            n_tried=ascent.n_tried + 1,
+            radius=radius,
+            arrived=arrived,
+        )
+
+    shapes = jax.eval_shape(lambda: View.of(problem, mixture, covariance_type).statistics)
+    start = Ascent(
+        mixture=mixture,
+        statistics=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+        size=jnp.asarray(jnp.inf, dtype),
+        tried=mixture,
+        n_tried=jnp.asarray(0),
+        radius=jnp.asarray(1, dtype),
+        arrived=jnp.asarray(False),
+    )
+    return lax.while_loop(goes_on, advance, start)
+
+
+def precise(dtype: jnp.dtype) -> float:
+    """What is left of a gradient, in standard deviations of a row, or of a linear system, when it
+    counts as solved: all but some roundings."""
+    return float(jnp.finfo(dtype).eps) ** 0.7

@@ -1,0 +1,81 @@
+"""What is maximized: data in their own coordinates, with their regularization."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm.covariance import prepared
+from jaxgmm.expectation import expect
+from jaxgmm.frame import Rows, frame_of
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import smallest_variance
+from jaxgmm.quadratic import Reach, reach_of
+from jaxgmm.statistics import SufficientStatistics
+from jaxgmm.steps import tilt
+from jaxgmm.structures import Form, structure_named
+
+
+class Problem(NamedTuple):
+    """What the EM map depends on, besides the mixture.
+
+    Attributes:
+        rows: the data and the frame of the mixture.
+        regularization: (D,) variances in the frame.
+        reach: of the rows, or None where no step is to be made by matrix products.
+        form: of "full" covariances, or None where they have none in particular.
+    """
+
+    rows: Rows
+    regularization: Array
+    reach: Reach | None
+    form: Form | None
+
+    def expect(
+        self,
+        mixture: GaussianMixture,
+        covariance_type: str,
+        smallest_gain: ArrayLike = jnp.inf,
+    ) -> SufficientStatistics:
+        """The E-step in the frame; its log-likelihood is the regularized objective.
+
+        Args:
+            mixture: in the frame, with a covariance that is `prepared`.
+            covariance_type: of the fit.
+            smallest_gain: see `expectation.expect`.
+        """
+        full_second_moment = structure_named(covariance_type).full_second_moment
+        tilted = tilt(mixture, self.regularization)
+        return expect(self.rows, tilted, None, full_second_moment, self.reach, smallest_gain)
+
+
+def problem_of(
+    x: Array,
+    weights: Array,
+    reg_covar: ArrayLike,
+    n_components: int,
+    covariance_type: str,
+    form: Form | None = None,
+) -> Problem:
+    """Data in the coordinates that a covariance type allows, with their regularization."""
+    structure = structure_named(covariance_type)
+    isotropic = structure.isotropic if form is None else form.isotropic
+    frame = frame_of(x, weights, isotropic)
+    rows = Rows(frame, x, weights)
+    floor = smallest_variance(x.dtype)
+    scale = jnp.maximum(jnp.asarray(reg_covar, x.dtype), floor)
+    reach = reach_of(rows, n_components, structure)
+    return Problem(rows, scale * frame.variance, reach, form)
+
+
+def by_differences(problem: Problem) -> Problem:
+    """The problem without matrix products, for derivatives with respect to the data, and where
+    everything depends on the last digits."""
+    return problem._replace(reach=None)
+
+
+def ready(mixture: GaussianMixture) -> GaussianMixture:
+    """The mixture, for much whitening."""
+    return replace(mixture, covariance=prepared(mixture.covariance))
