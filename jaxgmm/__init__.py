@@ -21,6 +21,7 @@ from jaxgmm.criteria import icl as icl
 from jaxgmm.criteria import log_likelihood as log_likelihood
 from jaxgmm.criteria import n_parameters as n_parameters
 from jaxgmm.fitting import fit as fit
+from jaxgmm.gradient import fit_gradient as fit_gradient
 from jaxgmm.loop import em as em
 from jaxgmm.mixture import GaussianMixture as GaussianMixture
 from jaxgmm.results import FitError as FitError
@@ -36,5 +37,8 @@ from jaxgmm.steps import em_step as em_step
 from jaxgmm.steps import m_step as m_step
 from jaxgmm.storage import load as load
 from jaxgmm.storage import save as save
+from jaxgmm.uncertainty import StandardErrors as StandardErrors
+from jaxgmm.uncertainty import observed_information as observed_information
+from jaxgmm.uncertainty import standard_errors as standard_errors
 
 __version__ = _version("jaxgmm")

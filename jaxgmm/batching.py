@@ -42,6 +42,7 @@ def fit_batch(
     tol: ArrayLike = 1e-7,
     reg_covar: ArrayLike | None = None,
     accelerate: str | None = None,
+    polish: bool = False,
     adjoint: str = "implicit",
     history: bool = False,
 ) -> FitResult:
@@ -69,6 +70,7 @@ def fit_batch(
         tol: see `em`.
         reg_covar: see `em`.
         accelerate: see `em`.
+        polish: see `em`.
         adjoint: see `em`.
         history: whether to record the objective of each iteration, (B, max_iter). Static.
 
@@ -88,7 +90,7 @@ def fit_batch(
         [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
     """
     key = check_key(key)
-    settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history)
+    settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history, polish)
     fit_arrays = partial(
         _fit_arrays,
         key,

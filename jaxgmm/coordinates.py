@@ -73,6 +73,7 @@ def constrain(coordinates: Coordinates) -> GaussianMixture:
 
     Raises:
         TypeError: not coordinates.
+        ValueError: a batch; use `jax.vmap`.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -88,6 +89,11 @@ def constrain(coordinates: Coordinates) -> GaussianMixture:
     if not isinstance(coordinates, Coordinates):
         raise TypeError(
             f"constrain needs coordinates from unconstrain, got {type(coordinates).__name__}"
+        )
+    if coordinates.means.ndim != 2:
+        raise ValueError(
+            f"coordinates of one mixture have means (K, D), got {coordinates.means.shape}; for a "
+            "batch use jax.vmap"
         )
     logits = jnp.pad(coordinates.logits, (0, 1))
     covariance = _covariance(coordinates)

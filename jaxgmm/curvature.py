@@ -27,9 +27,8 @@ from jaxgmm.problem import Problem, by_differences, ready
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import about, maximize
 
-# Newton steps at most; how precisely the systems of the first ones are solved; and a gradient so
-# small that only rounding can keep a step from lowering it.
-NEWTON_STEPS, FORCING, REST = 50, 0.1, 1e-3
+# Newton steps at most, and how precisely the systems of the first ones are solved.
+NEWTON_STEPS, FORCING = 50, 0.1
 
 
 class View(NamedTuple):
@@ -118,6 +117,8 @@ class Ascent(NamedTuple):
         tried: the mixture to be looked at next.
         n_tried: () int, how many were.
         radius: () length that a step may have.
+        stretch: () gain of the last step that was computed, in halves of the square of the
+            gradient; infinite where the curvature wasn't that of a maximum.
         arrived: () bool, whether there is nothing left to gain.
     """
 
@@ -127,14 +128,19 @@ class Ascent(NamedTuple):
     tried: GaussianMixture
     n_tried: Array
     radius: Array
+    stretch: Array
     arrived: Array
+
+    def gain_left(self) -> Array:
+        """Of the objective, per unit of weight: ()."""
+        return self.stretch * self.size**2 / 2
 
 
 def newton(problem: Problem, mixture: GaussianMixture, covariance_type: str) -> Ascent:
     """The maximum next to a mixture, by Newton steps.
 
-    They go no farther than the curvature is that of a maximum, and than a radius allows, which
-    grows or shrinks with every step that is good or isn't.
+    They go no farther than a radius allows, which grows or shrinks with every step that is good or
+    isn't; and just as far where the curvature isn't that of a maximum.
     """
     dtype = mixture.means.dtype
     enough = precise(dtype)
@@ -148,32 +154,43 @@ def newton(problem: Problem, mixture: GaussianMixture, covariance_type: str) -> 
         size = jnp.linalg.norm(there.gradient())
         before, after = ascent.statistics.log_likelihood, there.statistics.log_likelihood
         first = ascent.n_tried == 0
-        level = first | (after >= before - noise * jnp.abs(before))
-        at_rest = ascent.size <= REST
+        rounding = noise * jnp.abs(before)
+        level = first | (after >= before - rounding)
+        # Where the objective can't tell a gain from rounding the gradient has to shrink.
+        at_rest = ascent.gain_left() * jnp.sum(problem.rows.weights) <= rounding
         good = is_finite(ascent.tried) & level & (~at_rest | (size < ascent.size))
         mixture, statistics = jax.tree.map(
             partial(jnp.where, good),
             (there.mixture, there.statistics),
             (ascent.mixture, ascent.statistics),
         )
-        arrived = (size <= enough) | (at_rest & (size > ascent.size / 2))
+        is_near = good & (ascent.stretch * size <= enough)
+        arrived = is_near | (at_rest & (size > ascent.size / 2)) | (size == 0)
         radius = jnp.where(first, 1, jnp.where(good, 2, 0.25)) * ascent.radius
 
         here = View(problem, mixture, statistics)
         gradient = here.gradient()
-        # Where nothing is left to gain the system is solved as it is.
-        tolerance = jnp.where(arrived, 1, jnp.clip(size, enough, FORCING))
+        # Newton's method wants no more than the square of the distance, and not after the end.
+        wanted = jnp.maximum(size, enough / jnp.where(size > 0, size, 1))
+        tolerance = jnp.where(arrived, 1, jnp.clip(wanted, enough, FORCING))
         product = here.information(covariance_type)
-        step = conjugate_residuals(product, gradient, tolerance, only_definite=True).vector
+        found = conjugate_residuals(product, gradient, tolerance, only_definite=True)
+        # Without a step that the curvature limits the gradient says where to go.
+        step = jnp.where(jnp.any(found.vector != 0), found.vector, gradient)
         length = jnp.linalg.norm(step)
-        shorter = jnp.minimum(1, radius / jnp.where(length > 0, length, 1))
+        square = jnp.sum(gradient**2)
+        gain = jnp.sum(gradient * step) / jnp.where(square > 0, square, 1)
+        gain = jnp.where(found.definite, gain, jnp.inf)
+        to_radius = radius / jnp.where(length > 0, length, 1)
+        scale = jnp.where(found.definite, jnp.minimum(1, to_radius), to_radius)
         return Ascent(
             mixture=mixture,
             statistics=statistics,
             size=jnp.where(good, size, ascent.size),
-            tried=here.mixture_at(shorter * step),
+            tried=here.mixture_at(scale * step),
             n_tried=ascent.n_tried + 1,
             radius=radius,
+            stretch=jnp.where(arrived, ascent.stretch, gain),
             arrived=arrived,
         )
 
@@ -185,6 +202,7 @@ def newton(problem: Problem, mixture: GaussianMixture, covariance_type: str) -> 
         tried=mixture,
         n_tried=jnp.asarray(0),
         radius=jnp.asarray(1, dtype),
+        stretch=jnp.asarray(jnp.inf, dtype),
         arrived=jnp.asarray(False),
     )
     return lax.while_loop(goes_on, advance, start)

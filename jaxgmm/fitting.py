@@ -44,6 +44,7 @@ def fit(
     tol: ArrayLike = 1e-7,
     reg_covar: ArrayLike | None = None,
     accelerate: str | None = None,
+    polish: bool = False,
     adjoint: str = "implicit",
     history: bool = True,
 ) -> FitResult:
@@ -71,6 +72,7 @@ def fit(
         tol: see `em`.
         reg_covar: see `em`.
         accelerate: see `em`.
+        polish: see `em`.
         adjoint: see `em`.
         history: whether to record the objective of each iteration. Static.
 
@@ -107,6 +109,7 @@ def fit(
             tol=tol,
             reg_covar=reg_covar,
             accelerate=accelerate,
+            polish=polish,
             adjoint=adjoint,
             history=history,
         )
@@ -118,7 +121,7 @@ def fit(
         x, weights, given = in_common_dtype(x, weights, given)
         init, n_init = "given", 1
     numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
-    settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history)
+    settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history, polish)
     active = np.ones(n_components, bool)
     x, weights = with_padding(x, weights, (key, given, tol, reg_covar))
     given = None if given is None else with_rows(given, x.shape[0])

@@ -14,7 +14,16 @@ from jax.typing import ArrayLike
 from jaxgmm.covariance import prepared
 from jaxgmm.diagnosis import degenerate_components
 from jaxgmm.implicit import as_maximum
-from jaxgmm.loop import Loop, begin, climb, ended, goes_on, landed
+from jaxgmm.loop import (
+    Loop,
+    begin,
+    climb,
+    ended,
+    finished,
+    goes_on,
+    landed,
+    tol_of_steps,
+)
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import Problems, at, in_blocks, iterate_all, slots_for
@@ -57,7 +66,8 @@ def climb_all(
         return best_of_each(in_blocks(climbed, n_tasks, n_slots), n_restarts)
 
     fixed = problems._replace(problem=lax.stop_gradient(problems.problem))
-    first, limit = lax.stop_gradient((starts, tol))
+    first, final = lax.stop_gradient((starts, tol))
+    limit = tol_of_steps(final, settings)
     loops = jax.vmap(lambda start: begin(start, limit, settings))(first)
     wanted = jnp.arange(n_tasks) < jnp.asarray(n_models) * n_restarts
     if n_restarts <= FINALISTS:
@@ -69,7 +79,7 @@ def climb_all(
     def result(place: Array) -> FitResult:
         task = finalists[place]
         problem = problems.of(task)
-        mixture, trace = landed(*at(loops, task))
+        mixture, trace = finished(fixed.of(task), at(loops, task), final, settings)
         mixture = as_maximum(problem, mixture, settings)
         return ended(problem, mixture, trace, active[task // n_restarts], settings)
 

@@ -21,23 +21,30 @@ class Settings(NamedTuple):
     adjoint: str
     history: bool
     accelerate: str | None
+    polish: bool = False
 
 
 def check_settings(
-    covariance_type: str, max_iter: int, accelerate: str | None, adjoint: str, history: bool
+    covariance_type: str,
+    max_iter: int,
+    accelerate: str | None,
+    adjoint: str,
+    history: bool,
+    polish: bool = False,
 ) -> Settings:
     """The static choices, known to be good."""
     structure_named(covariance_type)
     if accelerate is not None:
         check_choice("accelerate", accelerate, METHODS)
-        if adjoint == "unroll":
-            raise ValueError("adjoint='unroll' goes back through plain steps: accelerate=None")
+    if adjoint == "unroll" and (accelerate is not None or polish):
+        raise ValueError("adjoint='unroll' goes back through plain steps: no accelerate, no polish")
     return Settings(
         covariance_type=covariance_type,
         max_iter=check_count("max_iter", max_iter, 0),
         adjoint=check_choice("adjoint", adjoint, ADJOINTS),
         history=bool(history),
         accelerate=accelerate,
+        polish=bool(polish),
     )
 
 

@@ -71,6 +71,14 @@ class Structure:
         root = jnp.linalg.cholesky if self.full_second_moment else jnp.sqrt
         return self.storage(root(variances))
 
+    def variances(self, covariance: Covariance, n_features: int) -> Array:
+        """The array of variances that a covariance of this type is written down as."""
+        if self.full_second_moment:
+            variances = covariance.dense(n_features)
+        else:
+            variances = next(iter(vars(covariance).values())) ** 2
+        return variances[0] if self.shared else variances
+
 
 def _full(count: Array, scatter: Array, regularization: Array) -> Full:
     covariance = scatter / count[:, None, None] + jnp.diag(regularization)[None]

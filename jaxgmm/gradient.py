@@ -1,0 +1,303 @@
+"""Maximum likelihood by any optimizer that follows gradients, beside EM."""
+
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxgmm.convergence import Progress
+from jaxgmm.coordinates import Coordinates, around, origin_of
+from jaxgmm.covariance import precision, precision_diagonal
+from jaxgmm.curvature import View
+from jaxgmm.densities import log_normalizer
+from jaxgmm.frame import Rows
+from jaxgmm.implicit import as_maximum
+from jaxgmm.loop import Trace, ended
+from jaxgmm.mixture import GaussianMixture, is_finite
+from jaxgmm.padding import with_padding
+from jaxgmm.problem import Problem, problem_of, ready
+from jaxgmm.results import FitResult
+from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.statistics import SufficientStatistics
+from jaxgmm.steps import check_fit_arguments, stored_as
+from jaxgmm.validation import check_count, check_key
+
+# Iterations between two looks at what is left to gain, at least.
+PATIENCE = 10
+# The rate of Adam, where rows are drawn and no optimizer is given.
+LEARNING_RATE = 0.02
+
+
+class Descent(NamedTuple):
+    """What the loop carries.
+
+    Attributes:
+        step: coordinates around the start.
+        state: of the optimizer.
+        n_iter: () int, updates done.
+        value: () objective before the last update, per unit of weight.
+        finite: () bool, whether all numbers were.
+        history: (max_iter,) objectives.
+        remaining: () gain still to come, when it was last looked at.
+        look: () int, iteration before which it isn't looked at again.
+    """
+
+    step: Coordinates
+    state: Any
+    n_iter: Array
+    value: Array
+    finite: Array
+    history: Array
+    remaining: Array
+    look: Array
+
+
+def fit_gradient(
+    mixture: GaussianMixture,
+    x: ArrayLike,
+    optimizer: optax.GradientTransformation | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    key: Array | None = None,
+    batch_rows: int = 1024,
+    covariance_type: str | None = None,
+    max_iter: int = 1000,
+    tol: ArrayLike = 1e-7,
+    reg_covar: ArrayLike | None = None,
+    history: bool = True,
+) -> FitResult:
+    """Maximum likelihood by gradients, from a given start.
+
+    The same objective as that of `em`, and the same promise: it has converged where the gain still
+    to come is below `tol`, here as a Newton step foretells it. Parameters are the unconstrained
+    coordinates of components that the start whitens: there a gradient is the step of EM. Pure:
+    works under `jax.jit`, `jax.vmap` and `jax.grad`, as `em` does.
+
+    Args:
+        mixture: the start, K components.
+        x: (N, D).
+        optimizer: any of optax; by default L-BFGS with a line search, or Adam with a rate of 0.02
+            where rows are drawn. Static: what is compiled for one object isn't for another.
+        weights: (N,) sample weights; 0 removes a row, which may then hold anything.
+        key: a JAX PRNG key; with it each gradient is that of rows drawn at random, and only after
+            the last update, of which `max_iter` are made, all rows say how much is left to gain.
+        batch_rows: how many rows are drawn, with replacement. Static.
+        covariance_type: of the fit; by default what the start's storage says.
+        max_iter: at most so many updates. Static.
+        tol: see `em`.
+        reg_covar: see `em`.
+        history: whether to record the objective before each update, of drawn rows an estimate.
+            Static.
+
+    Returns:
+        A `FitResult`, whose `n_iter` counts updates; a line search takes passes of its own.
+
+    Raises:
+        TypeError: x is not numeric, no key, or no optimizer of optax.
+        ValueError: as for `em`.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jax.random.normal(jax.random.key(0), (200, 1)).at[::2].add(6)
+        >>> start = jg.GaussianMixture.create([0.5, 0.5], [[0.0], [4.0]], [[1.0], [1.0]], "diag")
+        >>> jg.fit_gradient(start, x).check().mixture.weights.round(2).tolist()
+        [0.5, 0.5]
+    """
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    settings = check_settings(
+        covariance_type or mixture.covariance_type, max_iter, None, "implicit", history
+    )
+    key = None if key is None else check_key(key)
+    optimizer = _default_optimizer(key is None) if optimizer is None else optimizer
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"optimizer must be one of optax, for instance optax.adam(0.01), got {optimizer!r}"
+        )
+    batch_rows = check_count("batch_rows", batch_rows, 1)
+    x, weights = with_padding(x, weights, (mixture, tol, reg_covar, key))
+    numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
+    return _fit_gradient(mixture, x, weights, key, *numbers, optimizer, batch_rows, settings)
+
+
+@cache
+def _default_optimizer(of_all_rows: bool) -> optax.GradientTransformation:
+    """Always the same object, as each compiles a program of its own."""
+    return optax.lbfgs() if of_all_rows else optax.adam(LEARNING_RATE)
+
+
+@partial(jax.jit, static_argnames=("optimizer", "batch_rows", "settings"))
+def _fit_gradient(
+    mixture: GaussianMixture,
+    x: Array,
+    weights: Array,
+    key: Array | None,
+    tol: Array,
+    reg_covar: Array,
+    optimizer: optax.GradientTransformation,
+    batch_rows: int,
+    settings: Settings,
+) -> FitResult:
+    covariance_type = settings.covariance_type
+    problem = problem_of(x, weights, reg_covar, mixture.n_components, covariance_type)
+    start = stored_as(covariance_type, problem.rows.frame.enter(mixture))
+    fixed, begin = lax.stop_gradient((problem, start))
+    end = _descend(fixed, begin, key, tol, optimizer, batch_rows, settings)
+    found = around(begin, end.step)
+    remaining = end.remaining
+    if key is not None:
+        remaining = _gain_left(fixed, found, covariance_type)[0]
+    found = as_maximum(problem, found, settings)
+    trace = Trace(
+        n_iter=end.n_iter,
+        finite=end.finite,
+        objective=end.value,
+        progress=Progress.known(remaining, tol),
+        history=end.history,
+        pilot=None,
+    )
+    active = jnp.ones(mixture.n_components, bool)
+    return ended(problem, found, trace, active, settings)
+
+
+def _descend(
+    problem: Problem,
+    start: GaussianMixture,
+    key: Array | None,
+    tol: Array,
+    optimizer: optax.GradientTransformation,
+    batch_rows: int,
+    settings: Settings,
+) -> Descent:
+    """Updates until there is nothing left to gain."""
+    covariance_type = settings.covariance_type
+    update = optax.with_extra_args_support(optimizer).update
+    weight = jnp.sum(problem.rows.weights)
+    dtype = start.means.dtype
+    noise = float(jnp.finfo(dtype).eps)
+
+    zero = origin_of(start)
+    state = optimizer.init(zero)
+    # A line search ends with the value and the gradient that the next update begins with.
+    tree_get = optax.tree_utils.tree_get
+    searches = key is None and None not in (tree_get(state, "value"), tree_get(state, "grad"))
+
+    def loss(step: Coordinates, problem: Problem) -> Array:
+        return -objective_around(problem, start, step, covariance_type)
+
+    def advance(descent: Descent) -> Descent:
+        step, number = descent.step, descent.n_iter
+        seen = problem
+        if key is not None:
+            seen = _drawn(problem, jax.random.fold_in(key, number), batch_rows)
+        of_seen = partial(loss, problem=seen)
+        if searches:
+            value, slope = optax.value_and_grad_from_state(of_seen)(step, state=descent.state)
+        else:
+            value, slope = jax.value_and_grad(of_seen)(step)
+        # Optimizers mix dtypes, which a caller may have forbidden.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = update(
+                slope, descent.state, step, value=value, grad=slope, value_fn=of_seen
+            )
+            new = optax.apply_updates(step, updates)
+        finite = jnp.isfinite(value) & is_finite(around(start, new))
+        new, state = jax.tree.map(partial(jnp.where, finite), (new, state), (step, descent.state))
+        history = descent.history
+        if history.size:
+            history = history.at[number - 1].set(-value * weight)
+        remaining, look = descent.remaining, descent.look
+        if key is None:
+            gained = descent.value - value
+            slow = (gained <= tol) | (gained <= noise * jnp.abs(value))
+            remaining, look = lax.cond(
+                slow & (number >= look),
+                lambda: _look(problem, around(start, new), number, covariance_type),
+                lambda: (remaining, look),
+            )
+        return Descent(new, state, number + 1, value, finite, history, remaining, look)
+
+    def goes_on(descent: Descent) -> Array:
+        left = descent.remaining >= tol
+        return left & descent.finite & (descent.n_iter < settings.max_iter)
+
+    infinite = jnp.asarray(jnp.inf, dtype)
+    first = Descent(
+        step=zero,
+        state=state,
+        n_iter=jnp.asarray(0, jnp.int32),
+        value=infinite,
+        finite=jnp.asarray(True),
+        history=jnp.zeros(settings.max_iter if settings.history else 0, dtype),
+        remaining=infinite,
+        look=jnp.asarray(1, jnp.int32),
+    )
+    return lax.while_loop(goes_on, advance, first)
+
+
+def objective_around(
+    problem: Problem, start: GaussianMixture, step: Coordinates, covariance_type: str
+) -> Array:
+    """The objective per unit of weight, a step away from a mixture: (), with its gradient.
+
+    Value and gradient are from one pass over the data, see `curvature.py`.
+    """
+    mixture = around(start, step)
+    statistics = lax.stop_gradient(problem.expect(ready(mixture), covariance_type))
+    expected = expected_log_density(mixture, statistics, problem.regularization)
+    total = statistics.log_likelihood + expected - lax.stop_gradient(expected)
+    return total / jnp.sum(problem.rows.weights)
+
+
+def expected_log_density(
+    mixture: GaussianMixture, statistics: SufficientStatistics, regularization: Array
+) -> Array:
+    """The log-likelihood of completed data, given their statistics: ().
+
+    Args:
+        mixture: K components; the determinant of the frame is not counted.
+        statistics: with second moments of all components, or their sum where all have the same
+            covariance.
+        regularization: (D,) variances that each row brings along.
+    """
+    count, first, second = statistics.count, statistics.first, statistics.second
+    n_features = mixture.n_features
+    shift = mixture.means - statistics.origin
+    diagonal = precision_diagonal(mixture.covariance, n_features)
+    if second.ndim == 3:
+        precisions = precision(mixture.covariance, n_features)
+        image = jnp.sum(precisions * shift[:, None, :], axis=2)
+    else:
+        precisions, image = diagonal, diagonal * shift
+    squares = jnp.sum(precisions * second) + jnp.sum((count[:, None] * shift - 2 * first) * image)
+    squares += jnp.sum(count[:, None] * diagonal * regularization[None])
+    alive = count > 0
+    logits = jnp.where(alive, mixture.log_weights, 0) - log_normalizer(
+        mixture.covariance, n_features
+    )
+    return jnp.sum(count * logits) - squares / 2
+
+
+def _look(
+    problem: Problem, mixture: GaussianMixture, number: Array, covariance_type: str
+) -> tuple[Array, Array]:
+    """The gain still to come, and when to look again: after as many passes as this took."""
+    remaining, n_products = _gain_left(problem, mixture, covariance_type)
+    later = number + jnp.maximum(n_products, PATIENCE)
+    return remaining, later.astype(number.dtype)
+
+
+def _gain_left(
+    problem: Problem, mixture: GaussianMixture, covariance_type: str
+) -> tuple[Array, Array]:
+    return View.of(problem, mixture, covariance_type).gain_left(covariance_type)
+
+
+def _drawn(problem: Problem, key: Array, n_rows: int) -> Problem:
+    """The problem of some rows, drawn at random."""
+    frame, x, weights = problem.rows
+    numbers = jax.random.randint(key, (n_rows,), 0, x.shape[0])
+    return problem._replace(rows=Rows(frame, x[numbers], weights[numbers]), reach=None)

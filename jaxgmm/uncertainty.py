@@ -1,0 +1,197 @@
+"""How well the data determine a mixture: information and standard errors."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
+
+from jaxgmm.coordinates import around, constrain, origin_of, unconstrain
+from jaxgmm.covariance import Spherical
+from jaxgmm.densities import log_density
+from jaxgmm.expectation import total_log_prob
+from jaxgmm.frame import Rows, frame_of
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import einsum, logsumexp
+from jaxgmm.steps import as_they_are, check_fit_arguments
+from jaxgmm.structures import structure_named
+from jaxgmm.validation import check_choice, is_concrete
+
+# Products with the curvature that are computed together.
+DIRECTIONS = 8
+# A direction in which a mixture is known no better than this, in standard deviations of a row, is
+# not known: there the log-likelihood is no parabola.
+UNCERTAIN = 0.2
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class StandardErrors:
+    """Standard errors of the parameters that people read.
+
+    Attributes:
+        weights: (K,) of the mixing weights.
+        means: (K, D) in the data's units.
+        covariances: of variances and covariances, in the shape that `GaussianMixture.create` takes
+            for the mixture's covariance type.
+    """
+
+    weights: Array
+    means: Array
+    covariances: Array
+
+
+def observed_information(
+    mixture: GaussianMixture, x: ArrayLike, weights: ArrayLike | None = None
+) -> Array:
+    """The negative Hessian of the log-likelihood in the coordinates of `unconstrain`: (P, P).
+
+    Args:
+        mixture: K components, all with weight.
+        x: (N, D).
+        weights: (N,) sample weights.
+
+    Returns:
+        Symmetric; rows and columns are in the order of
+        `jax.flatten_util.ravel_pytree(jaxgmm.unconstrain(mixture))`. Its inverse is the asymptotic
+        covariance of these coordinates at a maximum.
+
+    Raises:
+        TypeError: x is not numeric.
+        ValueError: shapes don't agree; where values are known, NaN or infinity in x.
+    """
+    return _observed_information(*check_fit_arguments(mixture, x, weights))
+
+
+@jax.jit
+def _observed_information(mixture: GaussianMixture, x: Array, weights: Array) -> Array:
+    rows = as_they_are(x, weights)
+    point, unravel = ravel_pytree(unconstrain(mixture))
+
+    def log_likelihood(point: Array) -> Array:
+        moved = constrain(unravel(point))
+        return total_log_prob(rows, moved, moved.log_weights)[0]
+
+    return -hessian(log_likelihood, point)
+
+
+def hessian(function: Callable[[Array], Array], point: Array) -> Array:
+    """Second derivatives (P, P) of a function of (P,), some directions at a time."""
+    directions = jnp.eye(point.size, dtype=point.dtype)
+
+    def column(direction: Array) -> Array:
+        return jax.jvp(jax.grad(function), (point,), (direction,))[1]
+
+    columns = lax.map(column, directions, batch_size=min(DIRECTIONS, point.size))
+    return (columns + columns.T) / 2
+
+
+def standard_errors(
+    mixture: GaussianMixture,
+    x: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    kind: str = "sandwich",
+) -> StandardErrors:
+    """Asymptotic standard errors of a maximum likelihood fit.
+
+    Args:
+        mixture: a fit of x without much regularization.
+        x: (N, D).
+        weights: (N,) sample weights, which are counts: an integer weight is a repeated row.
+        kind: "sandwich", which holds for data that are no mixture of Gaussians, too, or
+            "information", the inverse of `observed_information`.
+
+    Returns:
+        `StandardErrors`, by the delta method. NaN, with a warning where values are known, where the
+        data don't determine the parameters: where the information is not positive, or so small that
+        some direction is uncertain by more than the size of a component. One component too many
+        does that.
+
+    Raises:
+        TypeError: x is not numeric.
+        ValueError: the kind is unknown, shapes don't agree; where values are known, NaN or infinity
+            in x.
+
+    Example:
+        >>> import jax, jaxgmm as jg
+        >>> x = jax.random.normal(jax.random.key(0), (400, 1))
+        >>> mixture = jg.fit(jax.random.key(1), x, 1, covariance_type="diag").mixture
+        >>> print(jg.standard_errors(mixture, x).means.round(2))
+        [[0.05]]
+
+    Source: Huber 1967, White 1982.
+    """
+    check_choice("kind", kind, ("sandwich", "information"))
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    errors = _standard_errors(mixture, x, weights, kind)
+    if is_concrete(errors.means) and bool(jnp.any(jnp.isnan(errors.means))):
+        warnings.warn(
+            "the data don't determine all parameters of this mixture, and its standard errors are "
+            "NaN; use fewer components or a simpler covariance_type, or fit with a smaller tol",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return errors
+
+
+@partial(jax.jit, static_argnames="kind")
+def _standard_errors(
+    mixture: GaussianMixture, x: Array, weights: Array, kind: str
+) -> StandardErrors:
+    structure = structure_named(mixture.covariance_type)
+    frame = frame_of(x, weights, isinstance(mixture.covariance, Spherical))
+    rows = Rows(frame, x, weights)
+    center = frame.enter(mixture)
+    origin, unravel = ravel_pytree(origin_of(center))
+
+    def mixture_at(step: Array) -> GaussianMixture:
+        return around(center, unravel(step))
+
+    def log_likelihood(step: Array) -> Array:
+        moved = mixture_at(step)
+        return total_log_prob(rows, moved, moved.log_weights)[0]
+
+    def read(step: Array) -> StandardErrors:
+        moved = frame.leave(mixture_at(step))
+        variances = structure.variances(moved.covariance, moved.n_features)
+        return StandardErrors(moved.weights, moved.means, variances)
+
+    values, axes = jnp.linalg.eigh(-hessian(log_likelihood, origin))
+    determined = jnp.min(values) * UNCERTAIN**2 > 1
+    inverse = einsum("ij,kj->ik", axes / jnp.where(determined, values, 1)[None], axes)
+    covariance = inverse
+    if kind == "sandwich":
+        scatter = _scatter_of_scores(rows, mixture_at, origin)
+        covariance = einsum("ij,jk->ik", einsum("ij,jk->ik", inverse, scatter), inverse)
+    slopes = jax.jacfwd(read)(origin)
+
+    def error(slope: Array) -> Array:
+        flat = slope.reshape(-1, origin.size)
+        variance = einsum("qi,qi->q", einsum("qj,ji->qi", flat, covariance), flat)
+        root = jnp.sqrt(jnp.maximum(variance, 0))
+        return jnp.where(determined, root, jnp.nan).reshape(slope.shape[:-1])
+
+    return jax.tree.map(error, slopes)
+
+
+def _scatter_of_scores(
+    rows: Rows, mixture_at: Callable[[Array], GaussianMixture], origin: Array
+) -> Array:
+    """Σ w_n s_n s_nᵀ over the gradients of the rows' log densities: (P, P)."""
+
+    def log_prob(step: Array, row: Array) -> Array:
+        mixture = mixture_at(step)
+        of_components = log_density(mixture.covariance, mixture.means, row[None])
+        return logsumexp(of_components[0] + mixture.log_weights)
+
+    def summand(_: Array, weights: Array, z: Array) -> Array:
+        scores = jax.vmap(jax.grad(log_prob), (None, 0))(origin, z)
+        return einsum("ni,nj->ij", weights[:, None] * scores, scores)
+
+    return rows.sum(summand, rows.chunk_rows(4 * origin.size))
