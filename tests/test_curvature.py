@@ -158,14 +158,12 @@ def test_polish_does_what_many_steps_do(covariance_type):
     assert history[-1] == polished.objective
 
 
-def test_polish_counts_among_restarts_and_in_batches(key):
-    x = array(X)
-    plain = jg.fit(key, x, 3, n_init=2, covariance_type="diag")
-    polished = jg.fit(key, x, 3, n_init=2, covariance_type="diag", polish=True)
-    assert polished.log_likelihood >= plain.log_likelihood - 1e-3
-    batch = jg.fit_batch(key, jnp.stack([x, x + 1]), 3, covariance_type="diag", polish=True)
-    alone = jg.fit(jax.random.fold_in(key, 1), x + 1, 3, covariance_type="diag", polish=True)
-    assert_close(batch[1].mixture.means, alone.mixture.means, 0, by_dtype(1e-2, 1e-6))
+def test_polish_in_a_batch_is_that_of_each_fit(key):
+    batch = jnp.stack([array(X), array(X) + 1])
+    together = jg.fit_batch(key, batch, 3, covariance_type="diag", polish=True)
+    alone = jg.fit(jax.random.fold_in(key, 1), batch[1], 3, covariance_type="diag", polish=True)
+    assert together.converged.all() and alone.converged
+    assert_close(together[1].mixture.means, alone.mixture.means, 0, by_dtype(1e-2, 1e-6))
 
 
 @pytest.mark.parametrize("option", [{"polish": True}, {"accelerate": "squarem"}])

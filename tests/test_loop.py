@@ -255,7 +255,7 @@ def test_a_step_that_is_not_finite_is_not_taken(monkeypatch):
         ({"max_iter": -1}, ValueError, "max_iter"),
         ({"max_iter": 2.5}, ValueError, "max_iter"),
         ({"max_iter": True}, ValueError, "max_iter"),
-        ({"adjoint": "magic"}, ValueError, "implicit, unroll"),
+        ({"adjoint": "magic"}, ValueError, "implicit, one_step"),
         ({"covariance_type": "Full"}, ValueError, "tied_spherical"),
         ({"weights": -np.ones(N)}, ValueError, "weights"),
     ],

@@ -1,0 +1,214 @@
+"""Derivatives of a fit: what they cost, how wrong they are; and gradients instead of EM.
+
+    python benchmarks/derivatives.py [--quick] [PART ...]
+
+Parts:
+
+* cost: a gradient with respect to all rows beside the fit itself, time and memory (XLA's count of
+  temporaries and output, beside the data), from separated to overlapping components;
+* error: of derivatives by implicit differentiation, one step, and so many unrolled steps, beside
+  those of a fit run to its end, in float64;
+* optimizers: EM, plain, accelerated and polished, L-BFGS, Adam and Adam on drawn rows from the same
+  starts: seconds, iterations, and nats per row below the highest.
+
+Writes `results/derivatives.json`, `derivatives.md` and `derivatives.png`.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from machine import RESULTS, circumstances, write_report
+
+import jaxgmm as jg
+
+COMPARED = ("jaxgmm", "jax", "jaxlib", "optax", "numpy")
+STEPS = (3, 10, 30, 100, 300)
+SEPARATIONS = {"cost": (3.0, 2.5), "error": (4.0, 3.0, 2.2), "optimizers": (6.0, 3.0, 2.0)}
+
+
+def problem(n: int, d: int, k: int, separation: float, dtype: str) -> tuple:
+    """Rows of a mixture whose means are drawn so far from zero, and a start near the truth."""
+    random = np.random.default_rng(0)
+    means = random.normal(size=(k, d)) * separation
+    x = means[random.integers(k, size=n)] + random.normal(size=(n, d))
+    near = means + 0.3 * random.normal(size=means.shape)
+    start = (np.full(k, 1 / k), near, np.ones(k))
+    mixture = jg.GaussianMixture.create(*(jnp.asarray(a, dtype) for a in start), "spherical")
+    return jnp.asarray(x, dtype), mixture
+
+
+def line(n: int, separation: float) -> tuple:
+    """Rows of two unequal components so far apart, and a start at the truth, in float64."""
+    random = np.random.default_rng(0)
+    left, right = random.normal(size=(n // 2, 2)), random.normal(size=(n - n // 2, 2))
+    x = np.concatenate([left, right * [1.0, 0.7] + [separation, 0.0]])
+    start = ([0.5, 0.5], [[0.0, 0.0], [separation, 0.0]], [1.0, 1.0])
+    return jnp.asarray(x), jg.GaussianMixture.create(*start, "spherical")
+
+
+def seconds(function: Callable, *arguments: jax.Array) -> tuple[float, jg.FitResult]:
+    """The median of five calls, after one that compiles."""
+    result = jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times)), result
+
+
+def cost(quick: bool) -> list[dict]:
+    """A gradient beside the fit, float32."""
+    rows = []
+    for separation in SEPARATIONS["cost"]:
+        x, start = problem(2_000 if quick else 200_000, 8, 8, separation, "float32")
+
+        def fit(x: jax.Array, start=start) -> jg.FitResult:
+            return jg.em(start, x, covariance_type="full", history=False)
+
+        def number(x: jax.Array, fit=fit) -> jax.Array:
+            return jnp.sum(jnp.sin(fit(x).mixture.means))
+
+        compiled = {"fit": jax.jit(fit), "gradient": jax.jit(jax.grad(number))}
+        row = {"n": len(x), "d": 8, "k": 8, "separation": separation}
+        for name, function in compiled.items():
+            memory = function.lower(x).compile().memory_analysis()
+            row[f"{name}_seconds"], result = seconds(function, x)
+            row[f"{name}_temporaries_mb"] = memory.temp_size_in_bytes / 1e6
+            if name == "fit":
+                row |= {"iterations": int(result.n_iter), "status": int(result.status)}
+        row["data_mb"] = x.nbytes / 1e6
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def error(quick: bool) -> list[dict]:
+    """Relative errors of the gradient of a smooth number."""
+    rows = []
+    with jax.enable_x64(True):
+        for separation in SEPARATIONS["error"]:
+            x, start = line(200 if quick else 1_000, separation)
+
+            def number(x: jax.Array, max_iter: int, tol: float, adjoint: str, start=start):
+                result = jg.em(
+                    start,
+                    x,
+                    covariance_type="full",
+                    max_iter=max_iter,
+                    tol=tol,
+                    adjoint=adjoint,
+                    history=False,
+                )
+                return jnp.sum(jnp.sin(result.mixture.means)), result.n_iter
+
+            gradient = jax.jit(jax.grad(number, has_aux=True), static_argnums=(1, 3))
+            exact, n_iter = gradient(x, 20_000, 1e-14, "implicit")
+            ways = [("implicit", 20_000, tol) for tol in (1e-3, 1e-5, 1e-7)]
+            ways += [("one_step", 20_000, 1e-14)]
+            ways += [("unroll", steps, 0.0) for steps in STEPS[: 3 if quick else None]]
+            for adjoint, max_iter, tol in ways:
+                found, steps = gradient(x, max_iter, tol, adjoint)
+                wrong = jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)
+                row = {"separation": separation, "adjoint": adjoint, "tol": tol}
+                row |= {"iterations": int(steps), "relative_error": float(wrong)}
+                row |= {"iterations_to_1e-14": int(n_iter)}
+                rows.append(row)
+                print(row, flush=True)
+    return rows
+
+
+def optimizers(quick: bool) -> list[dict]:
+    """The same starts, many ways up, float32."""
+    adam, key = optax.adam(0.05), jax.random.key(0)
+    many = {"max_iter": 5_000, "history": False, "covariance_type": "full"}
+    ways = {
+        "EM": jg.em,
+        "EM, anderson": partial(jg.em, accelerate="anderson"),
+        "EM, polish": partial(jg.em, polish=True),
+        "L-BFGS": jg.fit_gradient,
+        "Adam": lambda start, x, **options: jg.fit_gradient(start, x, adam, **options),
+        "Adam, 1024 drawn rows": partial(jg.fit_gradient, key=key),
+    }
+    rows = []
+    for separation in SEPARATIONS["optimizers"]:
+        x, start = problem(500 if quick else 20_000, 4, 5, separation, "float32")
+        of_this = []
+        for name, way in ways.items():
+            options = many | ({"max_iter": 2_000} if "drawn" in name else {})
+            taken, result = seconds(jax.jit(partial(way, start, **options)), x)
+            row = {"n": len(x), "d": 4, "k": 5, "separation": separation, "way": name}
+            row |= {"seconds": taken, "iterations": int(result.n_iter)}
+            row |= {"converged": bool(result.converged)}
+            row |= {"log_likelihood": float(result.log_likelihood) / len(x)}
+            of_this.append(row)
+        top = max(row["log_likelihood"] for row in of_this)
+        for row in of_this:
+            row["below_highest"] = top - row["log_likelihood"]
+            print(row, flush=True)
+        rows += of_this
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown of the optimizers."""
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    lines = ["| means apart | " + " | ".join(ways) + " |", "|---:|" + "---|" * len(ways)]
+    for separation in dict.fromkeys(row["separation"] for row in rows):
+        cells = []
+        for row in rows:
+            if row["separation"] == separation:
+                mark = "" if row["converged"] else ", not converged"
+                cells.append(
+                    f"{row['seconds']:.2f} s, {row['iterations']}, {row['below_highest']:.0e}{mark}"
+                )
+        lines.append(f"| {separation:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict]) -> None:
+    """Error against iterations, for each separation."""
+    from matplotlib.figure import Figure
+
+    separations = list(dict.fromkeys(row["separation"] for row in rows))
+    figure = Figure(figsize=(3 * len(separations), 3), layout="constrained")
+    panels = figure.subplots(1, len(separations), sharey=True)
+    for axes, separation in zip(panels, separations, strict=True):
+        for adjoint, style in (("unroll", "o-"), ("implicit", "s-"), ("one_step", "^")):
+            chosen = (separation, adjoint)
+            own = [row for row in rows if (row["separation"], row["adjoint"]) == chosen]
+            steps = [row["iterations"] for row in own]
+            axes.plot(steps, [row["relative_error"] for row in own], style, label=adjoint)
+        axes.set(xscale="log", yscale="log", xlabel="iterations", title=f"{separation:g} apart")
+    figure.axes[0].set_ylabel("relative error of the gradient")
+    figure.axes[0].legend()
+    figure.savefig(RESULTS / "derivatives.png", dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="cost, error, optimizers")
+    options = parser.parse_args()
+    parts = {"cost": cost, "error": error, "optimizers": optimizers}
+    path = RESULTS / "derivatives.json"
+    report = json.loads(path.read_text()) if path.exists() and not options.quick else {}
+    for name in options.parts or parts:
+        rows = parts[name](options.quick)
+        report[name] = {**circumstances(*COMPARED), "rows": rows}
+        if not options.quick:
+            write_report(path, report)
+    if not options.quick:
+        (RESULTS / "derivatives.md").write_text(table(report["optimizers"]["rows"]))
+        draw(report["error"]["rows"])
+
+
+if __name__ == "__main__":
+    main()
