@@ -1,7 +1,6 @@
 """The Gaussian mixture: a pytree of three fields, and what can be asked of it."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -11,9 +10,9 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from jaxgmm import densities
+from jaxgmm import densities, sampling
 from jaxgmm.covariance import Covariance, precision
-from jaxgmm.numerics import chunk_size, einsum
+from jaxgmm.numerics import einsum
 from jaxgmm.structures import covariance_type_of, structure_named
 from jaxgmm.validation import (
     as_float_array,
@@ -164,13 +163,26 @@ class GaussianMixture:
         """The most probable component, the lowest of equals: (..., D) -> (...) int."""
         return jnp.argmax(self.log_responsibilities(x), axis=-1)
 
-    def sample(self, key: Array, n: int, return_labels: bool = False) -> Any:
+    def sample(
+        self,
+        key: Array,
+        n: int,
+        return_labels: bool = False,
+        *,
+        differentiable_weights: bool = False,
+    ) -> Any:
         """Independent draws.
+
+        They are differentiable in means and covariances, for a given component of each.
 
         Args:
             key: a JAX PRNG key.
             n: how many, 0 or more.
             return_labels: whether to return the components drawn, too.
+            differentiable_weights: whether draws move with all parameters as their distribution
+                does, so that the derivative of an average over them is that of the expectation
+                with respect to the weights, too. The draws are the same; derivatives take K·D
+                numbers for each of them.
 
         Returns:
             (n, D), or with labels ((n, D), (n,) int).
@@ -179,7 +191,11 @@ class GaussianMixture:
             TypeError: no key.
             ValueError: several keys, or a bad count.
         """
-        x, labels = _sample(self, check_key(key), check_count("n", n, 0))
+        parameters = (self.log_weights, self.means, self.covariance)
+        given = jax.lax.stop_gradient(parameters) if differentiable_weights else parameters
+        x, labels = sampling.draw(given, check_key(key), check_count("n", n, 0))
+        if differentiable_weights:
+            x = sampling.carried_along(parameters, x)
         return (x, labels) if return_labels else x
 
     def mean(self) -> Array:
@@ -214,22 +230,6 @@ def pick(batch: T, batch_shape: tuple[int, ...], index: int) -> T:
     if not -batch_shape[0] <= index < batch_shape[0]:
         raise IndexError(f"index {index} is out of range for a batch of {batch_shape[0]}")
     return jax.tree.map(lambda leaf: leaf[index], batch)
-
-
-@partial(jax.jit, static_argnames="n")
-def _sample(mixture: GaussianMixture, key: Array, n: int) -> tuple[Array, Array]:
-    key_of_labels, key_of_noise = jax.random.split(key)
-    labels = jax.random.categorical(key_of_labels, mixture.log_weights, shape=(n,))
-    noise = jax.random.normal(key_of_noise, (n, mixture.n_features), mixture.means.dtype)
-
-    def draw(label_and_noise: tuple[Array, Array]) -> Array:
-        label, noise = label_and_noise
-        own = jax.tree.map(lambda leaf: leaf[label % leaf.shape[0]][None], mixture.covariance)
-        return mixture.means[label] + own.unwhiten(noise[None])[0]
-
-    if n == 0:
-        return noise, labels
-    return jax.lax.map(draw, (labels, noise), batch_size=chunk_size(n, noise.shape[1] ** 2)), labels
 
 
 def _check_values(weights: Array, means: Array, covariances: Array, matrices: bool) -> None:
