@@ -8,6 +8,10 @@ until nothing is left to gain; `fit` finds starts for it, and `select` the numbe
 
 from importlib.metadata import version as _version
 
+from jaxgmm.algebra import affine as affine
+from jaxgmm.algebra import condition as condition
+from jaxgmm.algebra import marginal as marginal
+from jaxgmm.algebra import regress as regress
 from jaxgmm.batching import fit_batch as fit_batch
 from jaxgmm.coordinates import Coordinates as Coordinates
 from jaxgmm.coordinates import constrain as constrain
@@ -24,6 +28,9 @@ from jaxgmm.fitting import fit as fit
 from jaxgmm.gradient import fit_gradient as fit_gradient
 from jaxgmm.loop import em as em
 from jaxgmm.mixture import GaussianMixture as GaussianMixture
+from jaxgmm.priors import NIWPrior as NIWPrior
+from jaxgmm.priors import linear_dynamics as linear_dynamics
+from jaxgmm.priors import niw_prior as niw_prior
 from jaxgmm.results import FitError as FitError
 from jaxgmm.results import FitResult as FitResult
 from jaxgmm.results import Status as Status

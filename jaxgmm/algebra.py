@@ -1,0 +1,293 @@
+"""What maps mixtures to mixtures: marginals, conditionals and affine maps.
+
+Features are picked by whole numbers that are known when a program is traced. Factors of covariances
+come from factors, by orthogonal transformations: nothing is squared, and nothing inverted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+from jax.typing import ArrayLike
+
+from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
+from jaxgmm.densities import log_responsibilities
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import chunk_size, einsum, map_over_chunks
+from jaxgmm.validation import as_float_array, check_mixture, in_common_dtype, is_concrete
+
+Indices = int | Sequence[int] | np.ndarray
+
+
+def marginal(mixture: GaussianMixture, indices: Indices) -> GaussianMixture:
+    """The mixture of some features, whatever the others are.
+
+    Args:
+        mixture: over D features.
+        indices: which, in the order wanted: a whole number, several, or a mask (D,) of bools.
+            Negative ones count from the end.
+
+    Returns:
+        Over d features, with a covariance of the same kind.
+
+    Raises:
+        TypeError: indices are no whole numbers.
+        ValueError: none, one twice, or one that there isn't; a batch.
+
+    Example:
+        >>> import jaxgmm as jg
+        >>> mixture = jg.GaussianMixture.create([1.0], [[1.0, 2.0]], [[[2.0, 1.0], [1.0, 3.0]]])
+        >>> jg.marginal(mixture, 1).covariances.round(3).tolist()
+        [[[3.0]]]
+    """
+    check_mixture(mixture)
+    kept = _as_indices(indices, mixture.n_features)
+    if not kept:
+        raise ValueError("marginal needs at least one feature to keep, got no indices")
+    return _marginal(mixture, kept)
+
+
+def condition(mixture: GaussianMixture, indices: Indices, values: ArrayLike) -> GaussianMixture:
+    """The mixture of the other features, given the values of some.
+
+    For many values use `jax.vmap` over them: what doesn't depend on the values is done once.
+
+    Args:
+        mixture: over D features.
+        indices: of the given features, see `marginal`; none at all leave the mixture as it is.
+        values: (d,) of these features, in their order; a number for a single one.
+
+    Returns:
+        Over the D - d other features, in ascending order. However unlikely the values are, weights
+        are finite.
+
+    Raises:
+        TypeError: indices are no whole numbers, or values not numeric.
+        ValueError: one index twice, or one that there isn't; all of them, so that nothing is left;
+            values of another shape; a batch of mixtures.
+    """
+    check_mixture(mixture)
+    given = _as_indices(indices, mixture.n_features)
+    mixture, values = in_common_dtype(mixture, jnp.atleast_1d(as_float_array("values", values)))
+    if values.shape != (len(given),):
+        raise ValueError(
+            f"values must be ({len(given)},), one for each index, got shape {values.shape}; for "
+            "many use jax.vmap"
+        )
+    if len(given) == mixture.n_features:
+        raise ValueError("all features are given: nothing is left to condition")
+    return _condition(mixture, given, values) if given else mixture
+
+
+def regress(mixture: GaussianMixture, indices: Indices, values: ArrayLike) -> tuple[Array, Array]:
+    """Gaussian mixture regression: mean and covariance of the other features, given some.
+
+    Args:
+        mixture: over D features.
+        indices: of the d given features, see `marginal`.
+        values: (..., d) in their order.
+
+    Returns:
+        (..., D - d) and (..., D - d, D - d), of the other features in ascending order.
+
+    Raises:
+        TypeError, ValueError: as for `condition`; no features are given.
+
+    Source: Ghahramani & Jordan 1994.
+    """
+    check_mixture(mixture)
+    given = _some_indices(indices, mixture.n_features)
+    mixture, values = in_common_dtype(mixture, as_float_array("values", values))
+    if values.ndim == 0 or values.shape[-1] != len(given):
+        raise ValueError(
+            f"values must be (..., {len(given)}), a number for each index, got shape {values.shape}"
+        )
+    return _regress(mixture, given, values)
+
+
+def affine(mixture: GaussianMixture, matrix: ArrayLike, offset: ArrayLike) -> GaussianMixture:
+    """The mixture of A x + b.
+
+    Args:
+        mixture: of x, over D features.
+        matrix: A, (M, D) of rank M.
+        offset: b, (M,).
+
+    Returns:
+        Over M features, with full covariances.
+
+    Raises:
+        TypeError: not numeric.
+        ValueError: shapes don't agree; where values are known, A has a lower rank than M, so that
+            A x has no density. A batch.
+    """
+    check_mixture(mixture)
+    given = (as_float_array("matrix", matrix), as_float_array("offset", offset))
+    mixture, matrix, offset = in_common_dtype(mixture, *given)
+    good = matrix.ndim == 2 and matrix.shape[1] == mixture.n_features and matrix.shape[0] > 0
+    if not good or offset.shape != matrix.shape[:1]:
+        raise ValueError(
+            f"matrix must be (M, {mixture.n_features}) and offset (M,), got {matrix.shape} and "
+            f"{offset.shape}"
+        )
+    n_new, n_features = matrix.shape
+    if is_concrete(matrix):
+        rank = np.linalg.matrix_rank(np.asarray(matrix))
+        if rank < n_new:
+            raise ValueError(
+                f"matrix has rank {rank}, and {n_new} rows: what it makes of x has no density; "
+                "leave out rows that depend on others"
+            )
+    elif n_new > n_features:
+        raise ValueError(f"matrix must not have more rows than columns, got {matrix.shape}")
+    return _affine(mixture, matrix, offset)
+
+
+def linear_parts(gaussian: GaussianMixture, indices: Indices) -> tuple[Array, Array, Array]:
+    """See `priors.linear_dynamics`, for what is known to be one Gaussian."""
+    given = _some_indices(indices, gaussian.n_features)
+    _, slopes, covariance = _split(gaussian, given)
+    rest = _rest(given, gaussian.n_features)
+    if slopes is None:
+        slopes = jnp.zeros((1, len(rest), len(given)), gaussian.means.dtype)
+    mean = gaussian.means[0]
+    offset = _pick(mean, rest) - einsum("ij,j->i", slopes[0], _pick(mean, given))
+    return slopes[0], offset, covariance.dense(len(rest))[0]
+
+
+def _some_indices(indices: Indices, n_features: int) -> tuple[int, ...]:
+    given = _as_indices(indices, n_features)
+    if not 0 < len(given) < n_features:
+        raise ValueError(
+            f"some features have to be given and some left, got {len(given)} of {n_features}"
+        )
+    return given
+
+
+def _as_indices(indices: Indices, n_features: int) -> tuple[int, ...]:
+    """As whole numbers from 0 to D - 1, each at most once."""
+    array = np.atleast_1d(np.asarray(indices))
+    if array.ndim != 1:
+        raise ValueError(f"indices must be a number or a list of numbers, got shape {array.shape}")
+    if array.dtype == bool:
+        if array.size != n_features:
+            raise ValueError(f"a mask must be ({n_features},), got shape {array.shape}")
+        array = np.flatnonzero(array)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"indices must be whole numbers, got {array.dtype}")
+    numbers = [int(number) for number in array]
+    wrong = [number for number in numbers if not -n_features <= number < n_features]
+    if wrong:
+        raise ValueError(f"index {wrong[0]} is out of range for {n_features} features")
+    numbers = [number % n_features for number in numbers]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"indices must not repeat, got {numbers}")
+    return tuple(numbers)
+
+
+def _rest(given: tuple[int, ...], n_features: int) -> tuple[int, ...]:
+    return tuple(number for number in range(n_features) if number not in given)
+
+
+def _pick(array: Array, indices: tuple[int, ...]) -> Array:
+    """Some of the last axis."""
+    return array[..., np.array(indices, int)]
+
+
+def _factor(root: Array) -> Array:
+    """The Cholesky factor of root rootᵀ: (..., M, D) -> (..., M, M), for M ≤ D."""
+    upper = jnp.linalg.qr(jnp.swapaxes(root, -1, -2), mode="r")
+    sign = jnp.where(jnp.diagonal(upper, axis1=-2, axis2=-1) < 0, -1, 1).astype(root.dtype)
+    return jnp.swapaxes(sign[..., :, None] * upper, -1, -2)
+
+
+@partial(jax.jit, static_argnames="kept")
+def _marginal(mixture: GaussianMixture, kept: tuple[int, ...]) -> GaussianMixture:
+    match mixture.covariance:
+        case Full(scale_tril):
+            covariance: Covariance = Full(_factor(scale_tril[:, np.array(kept)]))
+        case Diagonal(scale):
+            covariance = Diagonal(_pick(scale, kept))
+        case Spherical():
+            covariance = mixture.covariance
+    return replace(mixture, means=_pick(mixture.means, kept), covariance=covariance)
+
+
+def _split(mixture: GaussianMixture, given: tuple[int, ...]) -> tuple[Any, ...]:
+    """The marginal of the given features; and slopes (K or 1, D - d, d) and covariance of the rest.
+
+    Slopes are None where features are independent within components.
+    """
+    rest = _rest(given, mixture.n_features)
+    match mixture.covariance:
+        case Full(scale_tril):
+            n_given = len(given)
+            factor = _factor(scale_tril[:, np.array(given + rest)])
+            upper = factor[:, :n_given, :n_given]
+            known = replace(mixture, means=_pick(mixture.means, given), covariance=Full(upper))
+            across = jnp.swapaxes(factor[:, n_given:, :n_given], 1, 2)
+            slopes = solve_triangular(jnp.swapaxes(upper, 1, 2), across, lower=False)
+            return known, jnp.swapaxes(slopes, 1, 2), Full(factor[:, n_given:, n_given:])
+    return _marginal(mixture, given), None, _marginal(mixture, rest).covariance
+
+
+def _means_of_rest(
+    mixture: GaussianMixture, given: tuple[int, ...], slopes: Array | None, values: Array
+) -> Array:
+    """Of each component, for values (N, d): (N, K, D - d)."""
+    means = _pick(mixture.means, _rest(given, mixture.n_features))[None]
+    if slopes is None:
+        return jnp.broadcast_to(means, (values.shape[0], *means.shape[1:]))
+    distance = values[:, None, :] - _pick(mixture.means, given)[None]
+    return means + einsum("kij,nkj->nki", slopes, distance)
+
+
+@partial(jax.jit, static_argnames="given")
+def _condition(mixture: GaussianMixture, given: tuple[int, ...], values: Array) -> GaussianMixture:
+    known, slopes, covariance = _split(mixture, given)
+    log_weights = log_responsibilities(known.log_weights, known.covariance, known.means, values)
+    means = _means_of_rest(mixture, given, slopes, values[None])[0]
+    return GaussianMixture(log_weights, means, covariance)
+
+
+@partial(jax.jit, static_argnames="given")
+def _regress(
+    mixture: GaussianMixture, given: tuple[int, ...], values: Array
+) -> tuple[Array, Array]:
+    known, slopes, covariance = _split(mixture, given)
+    n_rest = mixture.n_features - len(given)
+    dense = covariance.dense(n_rest)
+    within = jnp.broadcast_to(dense, (mixture.n_components, n_rest, n_rest))
+
+    def moments(values: Array) -> Array:
+        log_shares = log_responsibilities(known.log_weights, known.covariance, known.means, values)
+        shares = jnp.exp(log_shares)
+        means = _means_of_rest(mixture, given, slopes, values)
+        mean = einsum("nk,nki->ni", shares, means)
+        apart = means - mean[:, None]
+        between = einsum("nki,nkj->nij", shares[:, :, None] * apart, apart)
+        total = einsum("nk,kij->nij", shares, within) + between
+        return jnp.concatenate([mean, total.reshape(-1, n_rest**2)], axis=1)
+
+    rows = values.reshape(-1, len(given))
+    size = chunk_size(rows.shape[0], mixture.n_components * mixture.n_features)
+    found = map_over_chunks(moments, rows, size)
+    shape = values.shape[:-1]
+    mean, total = found[:, :n_rest], found[:, n_rest:]
+    return mean.reshape(*shape, n_rest), total.reshape(*shape, n_rest, n_rest)
+
+
+@jax.jit
+def _affine(mixture: GaussianMixture, matrix: Array, offset: Array) -> GaussianMixture:
+    n_features = mixture.n_features
+    identity = jnp.eye(n_features, dtype=matrix.dtype)[:, None, :]
+    factors = jnp.moveaxis(mixture.covariance.unwhiten(identity), 0, -1)
+    roots = einsum("ij,kjl->kil", matrix, factors)
+    means = einsum("ij,kj->ki", matrix, mixture.means) + offset[None]
+    return GaussianMixture(mixture.log_weights, means, Full(_factor(roots)))
