@@ -265,7 +265,7 @@ def finished(problem: Problem, loop: Loop, tol: Array, settings: Settings) -> Lo
     n_iter = jnp.minimum(trace.n_iter + ascent.n_tried, settings.max_iter).astype(jnp.int32)
     history = trace.history
     if history.size:
-        skipped = jnp.arange(settings.max_iter) >= trace.n_iter - 1
+        skipped = jnp.arange(settings.max_iter, dtype=jnp.int32) >= trace.n_iter - 1
         history = jnp.where(skipped, ascent.statistics.log_likelihood, history)
     polished = trace._replace(n_iter=n_iter, progress=progress, history=history)
     trace = jax.tree.map(partial(jnp.where, trace.finite), polished, trace)
