@@ -15,8 +15,6 @@ Parts (all by default), each written to `results/batches.json` as soon as it is 
 The picture of the stragglers is `results/stragglers.png`, the table `results/batches.md`.
 """
 
-import argparse
-import json
 import subprocess
 import sys
 import time
@@ -26,7 +24,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from machine import RESULTS, circumstances, write_report
+from machine import RESULTS
+from parts import measure
 from real_data import data_sets
 from sklearn.mixture import GaussianMixture
 from workloads import Workload, sample
@@ -54,7 +53,7 @@ def seconds(function: Callable[[], Any], repeats: int = REPEATS) -> tuple[float,
     return times[0], float(np.median(times[1:])), result
 
 
-def many(n_models: int, n: int, d: int, k: int, separation: float) -> np.ndarray:
+def small_data(n_models: int, n: int, d: int, k: int, separation: float) -> np.ndarray:
     """(B, N, D) float32, each from a random mixture of its own; see `workloads.sample`."""
     rng = np.random.default_rng(0)
     workload = Workload("full", "float32", n, d, k)
@@ -81,9 +80,15 @@ def turns_of(function: Callable[[], Any]) -> int:
     return sum(turns)
 
 
+def many(quick: bool) -> list[dict]:
+    """The table of many small data sets."""
+    shapes = [(1_000, 400, 2, 2, 12.0), (1_000, 400, 2, 2, 6.0), (10_000, 200, 3, 3, 3.0)]
+    return [small_data_sets(*shape) for shape in ([(60, 100, 2, 2, 6.0)] if quick else shapes)]
+
+
 def small_data_sets(n_models: int, n: int, d: int, k: int, separation: float) -> dict:
     """One row of the table of many small data sets."""
-    key, x = jax.random.key(0), many(n_models, n, d, k, separation)
+    key, x = jax.random.key(0), small_data(n_models, n, d, k, separation)
     on_device = jnp.asarray(x)
     first, batch, results = seconds(lambda: jg.fit_batch(key, on_device, k), 3)
     _, early, stopped = seconds(lambda: jg.fit_batch(key, on_device, k, tol=PEERS_TOL))
@@ -131,7 +136,7 @@ def stragglers(n_models: int) -> list[dict]:
     key, rng = jax.random.key(0), np.random.default_rng(0)
     centers = np.where(rng.integers(2, size=(n_models, 400, 1)), 4.0, 0.0)
     easy = (centers + rng.standard_normal((n_models, 400, 2))).astype(np.float32)
-    others = many(1000, 400, 2, 2, 6.0)
+    others = small_data(1000, 400, 2, 2, 6.0)
     longest = jg.fit_batch(key, others, 2, max_iter=max(STRAGGLER_LENGTHS), tol=1e-12).n_iter
     hard = easy.copy()
     hard[n_models // 2] = others[int(jnp.argmax(longest))]
@@ -215,7 +220,6 @@ def screening(n_init: int, seeds: int) -> list[dict]:
                 "degenerate_of_all": int(np.sum(np.asarray(whole.status) == jg.Status.DEGENERATE)),
             }
         )
-        print(rows[-1], flush=True)
     return rows
 
 
@@ -279,30 +283,17 @@ def draw(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("parts", nargs="*", metavar="PART", help="of the report")
-    options = parser.parse_args()
-    quick = options.quick
-    shapes = [(1_000, 400, 2, 2, 12.0), (1_000, 400, 2, 2, 6.0), (10_000, 200, 3, 3, 3.0)]
     parts = {
-        "selection": selection,
-        "many": lambda: [small_data_sets(*shape) for shape in shapes],
-        "stragglers": lambda: stragglers(60 if quick else 1_000),
-        "screening": lambda: screening(10, 2 if quick else SEEDS),
-        "restarts": lambda: large_restarts(*((2_000, 2, 3, 6) if quick else (200_000, 8, 8, 32))),
+        "selection": lambda quick: selection(),
+        "many": many,
+        "stragglers": lambda quick: stragglers(60 if quick else 1_000),
+        "screening": lambda quick: screening(10, 2 if quick else SEEDS),
+        "restarts": lambda quick: large_restarts(
+            *((2_000, 2, 3, 6) if quick else (200_000, 8, 8, 32))
+        ),
     }
-    if quick:
-        shapes = [(60, 100, 2, 2, 6.0)]
-    path = RESULTS / "batches.json"
-    report = json.loads(path.read_text()) if path.exists() and not quick else {}
-    for name in options.parts or parts:
-        value = parts[name]()
-        print(name, value, flush=True)
-        report[name] = {**circumstances(*COMPARED), "rows": value}
-        if not quick:
-            write_report(path, report)
-    if not quick:
+    report = measure("batches", __doc__, parts, *COMPARED)
+    if report is not None:
         (RESULTS / "batches.md").write_text(table(report["many"]["rows"]))
         draw(report["stragglers"]["rows"])
 

@@ -14,8 +14,6 @@ Parts:
 Writes `results/derivatives.json`, `derivatives.md` and `derivatives.png`.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from machine import RESULTS, circumstances, write_report
+from machine import RESULTS
+from parts import measure
 
 import jaxgmm as jg
 
@@ -86,7 +85,6 @@ def cost(quick: bool) -> list[dict]:
                 row |= {"iterations": int(result.n_iter), "status": int(result.status)}
         row["data_mb"] = x.nbytes / 1e6
         rows.append(row)
-        print(row, flush=True)
     return rows
 
 
@@ -121,8 +119,7 @@ def error(quick: bool) -> list[dict]:
                 row |= {"iterations": int(steps), "relative_error": float(wrong)}
                 row |= {"iterations_to_1e-14": int(n_iter)}
                 rows.append(row)
-                print(row, flush=True)
-    return rows
+            return rows
 
 
 def optimizers(quick: bool) -> list[dict]:
@@ -152,7 +149,6 @@ def optimizers(quick: bool) -> list[dict]:
         top = max(row["log_likelihood"] for row in of_this)
         for row in of_this:
             row["below_highest"] = top - row["log_likelihood"]
-            print(row, flush=True)
         rows += of_this
     return rows
 
@@ -193,19 +189,9 @@ def draw(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("parts", nargs="*", metavar="PART", help="cost, error, optimizers")
-    options = parser.parse_args()
     parts = {"cost": cost, "error": error, "optimizers": optimizers}
-    path = RESULTS / "derivatives.json"
-    report = json.loads(path.read_text()) if path.exists() and not options.quick else {}
-    for name in options.parts or parts:
-        rows = parts[name](options.quick)
-        report[name] = {**circumstances(*COMPARED), "rows": rows}
-        if not options.quick:
-            write_report(path, report)
-    if not options.quick:
+    report = measure("derivatives", __doc__, parts, *COMPARED)
+    if report is not None:
         (RESULTS / "derivatives.md").write_text(table(report["optimizers"]["rows"]))
         draw(report["error"]["rows"])
 

@@ -25,7 +25,7 @@ from jaxgmm.krylov import conjugate_residuals
 from jaxgmm.mixture import GaussianMixture, is_finite
 from jaxgmm.problem import Problem, by_differences, ready
 from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.steps import about, maximize
+from jaxgmm.steps import maximize
 
 # Newton steps at most, and how precisely the systems of the first ones are solved.
 NEWTON_STEPS, FORCING = 50, 0.1
@@ -60,7 +60,7 @@ class View(NamedTuple):
 
     def gradient(self) -> Array:
         """(P,) of the objective, per unit of weight."""
-        return self._slope(about(self.statistics, self.mixture.means))
+        return self._slope(self.statistics.about(self.mixture.means))
 
     def information(self, covariance_type: str) -> Callable[[Array], Array]:
         """Products with the negative curvature per unit of weight, (P,) -> (P,): a pass each.
@@ -74,7 +74,7 @@ class View(NamedTuple):
         def statistics_at(step: Array) -> SufficientStatistics:
             mixture = ready(self.mixture_at(step))
             statistics = self.problem.expect(mixture, covariance_type, smallest_gain=eps)
-            return about(statistics, self.mixture.means)
+            return statistics.about(self.mixture.means)
 
         def product(direction: Array) -> Array:
             return direction - self._slope(jax.jvp(statistics_at, (origin,), (direction,))[1])
@@ -131,9 +131,75 @@ class Ascent(NamedTuple):
     stretch: Array
     arrived: Array
 
+    @classmethod
+    def begin(cls, problem: Problem, mixture: GaussianMixture, covariance_type: str) -> "Ascent":
+        """Nothing known yet, and the mixture to be looked at."""
+        dtype = mixture.means.dtype
+        shapes = jax.eval_shape(lambda: View.of(problem, mixture, covariance_type).statistics)
+        infinite = jnp.asarray(jnp.inf, dtype)
+        return cls(
+            mixture=mixture,
+            statistics=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+            size=infinite,
+            tried=mixture,
+            n_tried=jnp.asarray(0, jnp.int32),
+            radius=jnp.asarray(1, dtype),
+            stretch=infinite,
+            arrived=jnp.asarray(False),
+        )
+
     def gain_left(self) -> Array:
         """Of the objective, per unit of weight: ()."""
         return self.stretch * self.size**2 / 2
+
+    def judged(self, there: View) -> "Ascent":
+        """Moves to the tried mixture if that is better, or else shrinks the radius."""
+        dtype = there.mixture.means.dtype
+        size = jnp.linalg.norm(there.gradient())
+        before, after = self.statistics.log_likelihood, there.statistics.log_likelihood
+        first = self.n_tried == 0
+        rounding = 8 * float(jnp.finfo(dtype).eps) * jnp.abs(before)
+        level = first | (after >= before - rounding)
+        # Where the objective can't tell a gain from rounding the gradient has to shrink.
+        at_rest = self.gain_left() * jnp.sum(there.problem.rows.weights) <= rounding
+        good = is_finite(self.tried) & level & (~at_rest | (size < self.size))
+        is_near = good & (self.stretch * size <= precise(dtype))
+        mixture, statistics, size_here = jax.tree.map(
+            partial(jnp.where, good),
+            (there.mixture, there.statistics, size),
+            (self.mixture, self.statistics, self.size),
+        )
+        return self._replace(
+            mixture=mixture,
+            statistics=statistics,
+            size=size_here,
+            radius=jnp.where(first, 1, jnp.where(good, 2, 0.25)) * self.radius,
+            arrived=is_near | (at_rest & (size > self.size / 2)) | (size == 0),
+        )
+
+    def aimed(self, problem: Problem, covariance_type: str) -> "Ascent":
+        """Chooses what to try next, within the radius."""
+        here = View(problem, self.mixture, self.statistics)
+        gradient, size = here.gradient(), self.size
+        enough = precise(gradient.dtype)
+        # Newton's method wants no more than the square of the distance, and not after the end.
+        wanted = jnp.maximum(size, enough / jnp.where(size > 0, size, 1))
+        tolerance = jnp.where(self.arrived, 1, jnp.clip(wanted, enough, FORCING))
+        product = here.information(covariance_type)
+        found = conjugate_residuals(product, gradient, tolerance, only_definite=True)
+        # Without a step that the curvature limits the gradient says where to go.
+        step = jnp.where(jnp.any(found.vector != 0), found.vector, gradient)
+        length = jnp.linalg.norm(step)
+        square = jnp.sum(gradient**2)
+        gain = jnp.sum(gradient * step) / jnp.where(square > 0, square, 1)
+        to_radius = self.radius / jnp.where(length > 0, length, 1)
+        scale = jnp.where(found.definite, jnp.minimum(1, to_radius), to_radius)
+        stretch = jnp.where(found.definite, gain, jnp.inf)
+        return self._replace(
+            tried=here.mixture_at(scale * step),
+            n_tried=self.n_tried + 1,
+            stretch=jnp.where(self.arrived, self.stretch, stretch),
+        )
 
 
 def newton(problem: Problem, mixture: GaussianMixture, covariance_type: str) -> Ascent:
@@ -142,70 +208,15 @@ def newton(problem: Problem, mixture: GaussianMixture, covariance_type: str) -> 
     They go no farther than a radius allows, which grows or shrinks with every step that is good or
     isn't; and just as far where the curvature isn't that of a maximum.
     """
-    dtype = mixture.means.dtype
-    enough = precise(dtype)
-    noise = 8 * float(jnp.finfo(dtype).eps)
 
     def goes_on(ascent: Ascent) -> Array:
         return ~ascent.arrived & (ascent.n_tried <= NEWTON_STEPS)
 
     def advance(ascent: Ascent) -> Ascent:
         there = View.of(problem, ascent.tried, covariance_type)
-        size = jnp.linalg.norm(there.gradient())
-        before, after = ascent.statistics.log_likelihood, there.statistics.log_likelihood
-        first = ascent.n_tried == 0
-        rounding = noise * jnp.abs(before)
-        level = first | (after >= before - rounding)
-        # Where the objective can't tell a gain from rounding the gradient has to shrink.
-        at_rest = ascent.gain_left() * jnp.sum(problem.rows.weights) <= rounding
-        good = is_finite(ascent.tried) & level & (~at_rest | (size < ascent.size))
-        mixture, statistics = jax.tree.map(
-            partial(jnp.where, good),
-            (there.mixture, there.statistics),
-            (ascent.mixture, ascent.statistics),
-        )
-        is_near = good & (ascent.stretch * size <= enough)
-        arrived = is_near | (at_rest & (size > ascent.size / 2)) | (size == 0)
-        radius = jnp.where(first, 1, jnp.where(good, 2, 0.25)) * ascent.radius
+        return ascent.judged(there).aimed(problem, covariance_type)
 
-        here = View(problem, mixture, statistics)
-        gradient = here.gradient()
-        # Newton's method wants no more than the square of the distance, and not after the end.
-        wanted = jnp.maximum(size, enough / jnp.where(size > 0, size, 1))
-        tolerance = jnp.where(arrived, 1, jnp.clip(wanted, enough, FORCING))
-        product = here.information(covariance_type)
-        found = conjugate_residuals(product, gradient, tolerance, only_definite=True)
-        # Without a step that the curvature limits the gradient says where to go.
-        step = jnp.where(jnp.any(found.vector != 0), found.vector, gradient)
-        length = jnp.linalg.norm(step)
-        square = jnp.sum(gradient**2)
-        gain = jnp.sum(gradient * step) / jnp.where(square > 0, square, 1)
-        gain = jnp.where(found.definite, gain, jnp.inf)
-        to_radius = radius / jnp.where(length > 0, length, 1)
-        scale = jnp.where(found.definite, jnp.minimum(1, to_radius), to_radius)
-        return Ascent(
-            mixture=mixture,
-            statistics=statistics,
-            size=jnp.where(good, size, ascent.size),
-            tried=here.mixture_at(scale * step),
-            n_tried=ascent.n_tried + 1,
-            radius=radius,
-            stretch=jnp.where(arrived, ascent.stretch, gain),
-            arrived=arrived,
-        )
-
-    shapes = jax.eval_shape(lambda: View.of(problem, mixture, covariance_type).statistics)
-    start = Ascent(
-        mixture=mixture,
-        statistics=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
-        size=jnp.asarray(jnp.inf, dtype),
-        tried=mixture,
-        n_tried=jnp.asarray(0),
-        radius=jnp.asarray(1, dtype),
-        stretch=jnp.asarray(jnp.inf, dtype),
-        arrived=jnp.asarray(False),
-    )
-    return lax.while_loop(goes_on, advance, start)
+    return lax.while_loop(goes_on, advance, Ascent.begin(problem, mixture, covariance_type))
 
 
 def precise(dtype: jnp.dtype) -> float:

@@ -96,10 +96,10 @@ def fit(
     x, weights = check_data(x, weights)
     n_components = check_n_components(n_components, x.shape[0])
     n_init = check_count("n_init", n_init, 1)
-    if isinstance(init, GaussianMixture) and init.n_components != n_components:
-        raise ValueError(f"init has {init.n_components} components, n_components={n_components}")
+    structure_named(covariance_type)
     if isinstance(init, GaussianMixture):
-        structure_named(covariance_type)
+        if init.n_components != n_components:
+            raise ValueError(f"init has {init.n_components} components, not {n_components}")
         return em(
             init,
             x,

@@ -1,5 +1,6 @@
 """Maximum likelihood by any optimizer that follows gradients, beside EM."""
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -149,7 +150,7 @@ def _fit_gradient(
     found = around(begin, end.step)
     remaining = end.remaining
     if key is not None:
-        remaining = _gain_left(fixed, found, covariance_type)[0]
+        remaining, _ = View.of(fixed, found, covariance_type).gain_left(covariance_type)
     found = as_maximum(problem, found, settings)
     trace = Trace(
         n_iter=end.n_iter,
@@ -173,49 +174,31 @@ def _descend(
     settings: Settings,
 ) -> Descent:
     """Updates until there is nothing left to gain."""
-    covariance_type = settings.covariance_type
-    update = optax.with_extra_args_support(optimizer).update
     weight = jnp.sum(problem.rows.weights)
     dtype = start.means.dtype
-    noise = float(jnp.finfo(dtype).eps)
-
-    zero = origin_of(start)
-    state = optimizer.init(zero)
-    # A line search ends with the value and the gradient that the next update begins with.
-    tree_get = optax.tree_utils.tree_get
-    searches = key is None and None not in (tree_get(state, "value"), tree_get(state, "grad"))
-
-    def loss(step: Coordinates, problem: Problem) -> Array:
-        return -objective_around(problem, start, step, covariance_type)
 
     def advance(descent: Descent) -> Descent:
-        step, number = descent.step, descent.n_iter
+        number = descent.n_iter
         seen = problem
         if key is not None:
             seen = _drawn(problem, jax.random.fold_in(key, number), batch_rows)
-        of_seen = partial(loss, problem=seen)
-        if searches:
-            value, slope = optax.value_and_grad_from_state(of_seen)(step, state=descent.state)
-        else:
-            value, slope = jax.value_and_grad(of_seen)(step)
-        # Optimizers mix dtypes, which a caller may have forbidden.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = update(
-                slope, descent.state, step, value=value, grad=slope, value_fn=of_seen
-            )
-            new = optax.apply_updates(step, updates)
-        finite = jnp.isfinite(value) & is_finite(around(start, new))
-        new, state = jax.tree.map(partial(jnp.where, finite), (new, state), (step, descent.state))
+        objective = partial(objective_around, seen, start, covariance_type=settings.covariance_type)
+        value, new, state = _updated(optimizer, objective, descent, searches)
+        found = around(start, new)
+        finite = jnp.isfinite(value) & is_finite(found)
+        new, state = jax.tree.map(
+            partial(jnp.where, finite), (new, state), (descent.step, descent.state)
+        )
         history = descent.history
         if history.size:
-            history = history.at[number - 1].set(-value * weight)
+            history = history.at[number - 1].set(value * weight)
         remaining, look = descent.remaining, descent.look
         if key is None:
-            gained = descent.value - value
-            slow = (gained <= tol) | (gained <= noise * jnp.abs(value))
+            gained = value - descent.value
+            noise = float(jnp.finfo(dtype).eps) * jnp.abs(value)
             remaining, look = lax.cond(
-                slow & (number >= look),
-                lambda: _look(problem, around(start, new), number, covariance_type),
+                (gained <= jnp.maximum(tol, noise)) & (number >= look),
+                lambda: _looked(problem, found, number, settings.covariance_type),
                 lambda: (remaining, look),
             )
         return Descent(new, state, number + 1, value, finite, history, remaining, look)
@@ -224,18 +207,45 @@ def _descend(
         left = descent.remaining >= tol
         return left & descent.finite & (descent.n_iter < settings.max_iter)
 
-    infinite = jnp.asarray(jnp.inf, dtype)
+    zero = origin_of(start)
+    state = optimizer.init(zero)
+    # A line search ends with the value and the gradient that the next update begins with.
+    tree_get = optax.tree_utils.tree_get
+    searches = key is None and None not in (tree_get(state, "value"), tree_get(state, "grad"))
     first = Descent(
         step=zero,
         state=state,
         n_iter=jnp.asarray(0, jnp.int32),
-        value=infinite,
+        value=jnp.asarray(-jnp.inf, dtype),
         finite=jnp.asarray(True),
         history=jnp.zeros(settings.max_iter if settings.history else 0, dtype),
-        remaining=infinite,
+        remaining=jnp.asarray(jnp.inf, dtype),
         look=jnp.asarray(1, jnp.int32),
     )
     return lax.while_loop(goes_on, advance, first)
+
+
+def _updated(
+    optimizer: optax.GradientTransformation,
+    objective: Callable[[Coordinates], Array],
+    descent: Descent,
+    searches: bool,
+) -> tuple[Array, Coordinates, Any]:
+    """The objective before an update, and step and state after it."""
+
+    def loss(step: Coordinates) -> Array:
+        return -objective(step)
+
+    step, state = descent.step, descent.state
+    if searches:
+        value, slope = optax.value_and_grad_from_state(loss)(step, state=state)
+    else:
+        value, slope = jax.value_and_grad(loss)(step)
+    update = optax.with_extra_args_support(optimizer).update
+    # Optimizers mix dtypes, which a caller may have forbidden.
+    with jax.numpy_dtype_promotion("standard"):
+        change, state = update(slope, state, step, value=value, grad=slope, value_fn=loss)
+        return -value, optax.apply_updates(step, change), state
 
 
 def objective_around(
@@ -281,19 +291,14 @@ def expected_log_density(
     return jnp.sum(count * logits) - squares / 2
 
 
-def _look(
+def _looked(
     problem: Problem, mixture: GaussianMixture, number: Array, covariance_type: str
 ) -> tuple[Array, Array]:
     """The gain still to come, and when to look again: after as many passes as this took."""
-    remaining, n_products = _gain_left(problem, mixture, covariance_type)
+    view = View.of(problem, mixture, covariance_type)
+    remaining, n_products = view.gain_left(covariance_type)
     later = number + jnp.maximum(n_products, PATIENCE)
     return remaining, later.astype(number.dtype)
-
-
-def _gain_left(
-    problem: Problem, mixture: GaussianMixture, covariance_type: str
-) -> tuple[Array, Array]:
-    return View.of(problem, mixture, covariance_type).gain_left(covariance_type)
 
 
 def _drawn(problem: Problem, key: Array, n_rows: int) -> Problem:

@@ -20,7 +20,8 @@ class SufficientStatistics:
         log_likelihood: () Σ w_n log p(x_n), in nats.
         count: (K,) Σ w_n r_nk.
         first: (K, D) Σ w_n r_nk (x_n - origin_k).
-        second: (K, D, D) Σ w_n r_nk (x_n - origin_k)(x_n - origin_k)ᵀ, or (K, D) its diagonals.
+        second: (K, D, D) Σ w_n r_nk (x_n - origin_k)(x_n - origin_k)ᵀ, or (K, D) its diagonals;
+            inside fits with one covariance for all components (1, ...), their sum.
         origin: (K, D) what the moments are about: the means of the mixture that the E-step was
             given, so that nothing cancels far from zero or in tight components.
     """
@@ -66,13 +67,15 @@ class SufficientStatistics:
         if self.second.ndim == 3:
             cross = einsum("ki,kj->kij", self.first, shift)
             square = einsum("ki,kj->kij", moved, shift)
-            second = self.second - cross - jnp.swapaxes(cross, 1, 2) + square
+            change = square - cross - jnp.swapaxes(cross, 1, 2)
         else:
-            second = self.second - 2 * self.first * shift + moved * shift
+            change = moved * shift - 2 * self.first * shift
+        if self.second.shape[0] != change.shape[0]:
+            change = jnp.sum(change, axis=0, keepdims=True)
         return SufficientStatistics(
             log_likelihood=self.log_likelihood,
             count=self.count,
             first=self.first - moved,
-            second=second,
+            second=self.second + change,
             origin=origin,
         )

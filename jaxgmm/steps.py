@@ -240,21 +240,6 @@ def maximize(
     return GaussianMixture(log_weights, statistics.origin + shift, covariance)
 
 
-def about(statistics: SufficientStatistics, origin: Array) -> SufficientStatistics:
-    """`statistics.about(origin)`, also where second moments are the sum of those of all components.
-
-    Args:
-        statistics: with second moments that lead with K or 1.
-        origin: (K, D).
-    """
-    pooled = statistics.second
-    if pooled.shape[0] == statistics.count.size:
-        return statistics.about(origin)
-    none = jnp.zeros((statistics.count.size, *pooled.shape[1:]), pooled.dtype)
-    moved = replace(statistics, second=none).about(origin)
-    return replace(moved, second=pooled + jnp.sum(moved.second, axis=0, keepdims=True))
-
-
 def raised_to_zero(scatter: Array) -> Array:
     """Matrices (K, D, D) whose diagonals are zero where rounding made them negative."""
     below = jnp.minimum(jnp.diagonal(scatter, axis1=1, axis2=2), 0)
