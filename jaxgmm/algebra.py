@@ -16,10 +16,10 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
-from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
+from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
 from jaxgmm.densities import log_responsibilities
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import chunk_size, einsum, map_over_chunks
+from jaxgmm.numerics import chunk_size, einsum, factor_of_root, map_over_chunks
 from jaxgmm.validation import as_float_array, check_mixture, in_common_dtype, is_concrete
 
 Indices = int | Sequence[int] | np.ndarray
@@ -200,18 +200,11 @@ def _pick(array: Array, indices: tuple[int, ...]) -> Array:
     return array[..., np.array(indices, int)]
 
 
-def _factor(root: Array) -> Array:
-    """The Cholesky factor of root rootᵀ: (..., M, D) -> (..., M, M), for M ≤ D."""
-    upper = jnp.linalg.qr(jnp.swapaxes(root, -1, -2), mode="r")
-    sign = jnp.where(jnp.diagonal(upper, axis1=-2, axis2=-1) < 0, -1, 1).astype(root.dtype)
-    return jnp.swapaxes(sign[..., :, None] * upper, -1, -2)
-
-
 @partial(jax.jit, static_argnames="kept")
 def _marginal(mixture: GaussianMixture, kept: tuple[int, ...]) -> GaussianMixture:
     match mixture.covariance:
         case Full(scale_tril):
-            covariance: Covariance = Full(_factor(scale_tril[:, np.array(kept)]))
+            covariance: Covariance = Full(factor_of_root(scale_tril[:, np.array(kept)]))
         case Diagonal(scale):
             covariance = Diagonal(_pick(scale, kept))
         case Spherical():
@@ -228,7 +221,7 @@ def _split(mixture: GaussianMixture, given: tuple[int, ...]) -> tuple[Any, ...]:
     match mixture.covariance:
         case Full(scale_tril):
             n_given = len(given)
-            factor = _factor(scale_tril[:, np.array(given + rest)])
+            factor = factor_of_root(scale_tril[:, np.array(given + rest)])
             upper = factor[:, :n_given, :n_given]
             known = replace(mixture, means=_pick(mixture.means, given), covariance=Full(upper))
             across = jnp.swapaxes(factor[:, n_given:, :n_given], 1, 2)
@@ -285,9 +278,6 @@ def _regress(
 
 @jax.jit
 def _affine(mixture: GaussianMixture, matrix: Array, offset: Array) -> GaussianMixture:
-    n_features = mixture.n_features
-    identity = jnp.eye(n_features, dtype=matrix.dtype)[:, None, :]
-    factors = jnp.moveaxis(mixture.covariance.unwhiten(identity), 0, -1)
-    roots = einsum("ij,kjl->kil", matrix, factors)
+    roots = einsum("ij,kjl->kil", matrix, factors(mixture.covariance, mixture.n_features))
     means = einsum("ij,kj->ki", matrix, mixture.means) + offset[None]
-    return GaussianMixture(mixture.log_weights, means, Full(_factor(roots)))
+    return GaussianMixture(mixture.log_weights, means, Full(factor_of_root(roots)))

@@ -116,6 +116,23 @@ def prepared(covariance: Covariance) -> Covariance:
             return covariance
 
 
+def factors(covariance: Covariance, n_features: int) -> Array:
+    """L as matrices: (K or 1, D, D)."""
+    identity = jnp.eye(n_features, dtype=jax.tree.leaves(covariance)[0].dtype)
+    return jnp.moveaxis(covariance.unwhiten(identity[:, None, :]), 0, -1)
+
+
+def diagonal_of_factors(covariance: Covariance, n_features: int) -> Array:
+    """The diagonals of L: (K or 1, D)."""
+    match covariance:
+        case Full(scale_tril):
+            return jnp.diagonal(scale_tril, axis1=1, axis2=2)
+        case Diagonal(scale):
+            return scale
+        case Spherical(scale):
+            return jnp.broadcast_to(scale[:, None], (scale.size, n_features))
+
+
 def precision(covariance: Covariance, n_features: int) -> Array:
     """Σ⁻¹: (K or 1, D, D)."""
     columns = _whitened_axes(covariance, n_features)

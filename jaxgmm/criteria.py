@@ -158,6 +158,8 @@ def log_certainty(mixture: GaussianMixture, rows: Rows) -> Array:
         log_responsibilities = densities.log_responsibilities(
             mixture.log_weights, mixture.covariance, mixture.means, z
         )
-        return weighted_sum(weights, jnp.max(log_responsibilities, axis=-1))
+        label = jnp.argmax(log_responsibilities, axis=-1)[:, None]
+        largest = jnp.take_along_axis(log_responsibilities, label, axis=-1)[:, 0]
+        return weighted_sum(weights, largest)
 
     return rows.sum(summand, rows.chunk_rows(mixture.means.size))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 HIGHEST = lax.Precision.HIGHEST
 T = TypeVar("T")
@@ -68,6 +69,20 @@ def align(array: Array, like: Array) -> Array:
 def difference(new: Array, old: Array) -> Array:
     """new - old, and 0 where both are the same infinity."""
     return jnp.where(new == old, 0, new - jnp.where(new == old, 0, old))
+
+
+def at_least(value: Array, bound: ArrayLike) -> Array:
+    """The larger of the two; NaN where the value is.
+
+    Unlike that of `jnp.maximum`, its derivative doesn't ask whether the result equals the value: of
+    a value that was computed once more for the derivative, and rounded otherwise, it would be lost.
+    """
+    return jnp.where(bound > value, bound, value)
+
+
+def at_most(value: Array, bound: ArrayLike) -> Array:
+    """The smaller of the two, see `at_least`."""
+    return jnp.where(bound < value, bound, value)
 
 
 def shifted_exponentials(logits: Array, axis: int = -1) -> tuple[Array, Array, Array]:
@@ -140,10 +155,10 @@ def cholesky(matrix: Array) -> Array:
         variance = lax.dynamic_index_in_dim(column, j, axis=-1)
         column = column - einsum("...ij,...j->...i", factor, row)
         floor = jnp.maximum(n_features * precision.eps * variance, precision.tiny)
-        pivot = jnp.maximum(lax.dynamic_index_in_dim(column, j, axis=-1), floor)
+        pivot = at_least(lax.dynamic_index_in_dim(column, j, axis=-1), floor)
         root = jnp.sqrt(pivot)
         most = jnp.sqrt(jnp.maximum(left, 0))
-        below = jnp.clip(column / root, -most, most)
+        below = at_most(at_least(column / root, -most), most)
         column = jnp.where(rows == j, root, jnp.where(rows > j, below, 0))
         left = left - lax.stop_gradient(column) ** 2
         return lax.dynamic_update_index_in_dim(factor, column, j, axis=-1), left
@@ -151,6 +166,13 @@ def cholesky(matrix: Array) -> Array:
     variances = lax.stop_gradient(jnp.diagonal(matrix, axis1=-2, axis2=-1))
     start = (jnp.zeros_like(matrix), variances)
     return lax.fori_loop(0, n_features, next_column, start, unroll=n_features <= FEW)[0]
+
+
+def factor_of_root(root: Array) -> Array:
+    """The Cholesky factor of root rootᵀ, never squared: (..., M, D) -> (..., M, M), for M ≤ D."""
+    upper = jnp.linalg.qr(jnp.swapaxes(root, -1, -2), mode="r")
+    sign = jnp.where(jnp.diagonal(upper, axis1=-2, axis2=-1) < 0, -1, 1).astype(root.dtype)
+    return jnp.swapaxes(sign[..., :, None] * upper, -1, -2)
 
 
 @jax.custom_jvp

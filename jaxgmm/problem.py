@@ -11,7 +11,7 @@ from jaxgmm.covariance import prepared
 from jaxgmm.expectation import expect
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import smallest_variance
+from jaxgmm.numerics import at_least, smallest_variance
 from jaxgmm.quadratic import Reach, reach_of
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import tilt
@@ -65,7 +65,7 @@ def problem_of(
     frame = frame_of(x, weights, isotropic)
     rows = Rows(frame, x, weights)
     floor = smallest_variance(x.dtype)
-    scale = jnp.maximum(jnp.asarray(reg_covar, x.dtype), floor)
+    scale = at_least(jnp.asarray(reg_covar, x.dtype), floor)
     reach = reach_of(rows, n_components, structure)
     return Problem(rows, scale * frame.variance, reach, form)
 

@@ -12,7 +12,7 @@ from jaxgmm.covariance import Spherical, precision_diagonal
 from jaxgmm.expectation import collect, expect
 from jaxgmm.frame import Frame, Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import smallest_variance
+from jaxgmm.numerics import at_least, at_most, smallest_variance
 from jaxgmm.quadratic import reach_of
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Form, structure_named
@@ -220,7 +220,7 @@ def maximize(
         moved = count[:, None, None] * shift[:, :, None] * shift[:, None, :]
         scatter = raised_to_zero(pool(scatter) - pool(moved))
     else:
-        scatter = jnp.maximum(pool(scatter) - pool(count[:, None] * shift**2), 0)
+        scatter = at_least(pool(scatter) - pool(count[:, None] * shift**2), 0)
 
     if not structure.shared:
         of_dead = dead.reshape(-1, *(1,) * (scatter.ndim - 1))
@@ -242,7 +242,7 @@ def maximize(
 
 def raised_to_zero(scatter: Array) -> Array:
     """Matrices (K, D, D) whose diagonals are zero where rounding made them negative."""
-    below = jnp.minimum(jnp.diagonal(scatter, axis1=1, axis2=2), 0)
+    below = at_most(jnp.diagonal(scatter, axis1=1, axis2=2), 0)
     return scatter - below[:, :, None] * jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
-from jaxgmm.numerics import cholesky
+from jaxgmm.numerics import at_least, cholesky
 from jaxgmm.validation import check_choice
 
 
@@ -91,7 +91,7 @@ def _tied(count: Array, scatter: Array, regularization: Array) -> Full:
 
 def _diag(count: Array, scatter: Array, regularization: Array) -> Diagonal:
     variance = scatter / count[:, None] + regularization[None]
-    return Diagonal(jnp.sqrt(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny)))
+    return Diagonal(jnp.sqrt(at_least(variance, jnp.finfo(variance.dtype).tiny)))
 
 
 def _tied_diag(count: Array, scatter: Array, regularization: Array) -> Diagonal:
@@ -100,7 +100,7 @@ def _tied_diag(count: Array, scatter: Array, regularization: Array) -> Diagonal:
 
 def _spherical(count: Array, scatter: Array, regularization: Array) -> Spherical:
     variance = jnp.mean(scatter / count[:, None] + regularization[None], axis=-1)
-    return Spherical(jnp.sqrt(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny)))
+    return Spherical(jnp.sqrt(at_least(variance, jnp.finfo(variance.dtype).tiny)))
 
 
 def _tied_spherical(count: Array, scatter: Array, regularization: Array) -> Spherical:

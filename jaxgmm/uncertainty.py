@@ -17,7 +17,7 @@ from jaxgmm.densities import log_density
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, logsumexp
+from jaxgmm.numerics import at_least, einsum, logsumexp
 from jaxgmm.steps import as_they_are, check_fit_arguments
 from jaxgmm.structures import structure_named
 from jaxgmm.validation import check_choice, is_concrete
@@ -174,7 +174,7 @@ def _standard_errors(
     def error(slope: Array) -> Array:
         flat = slope.reshape(-1, origin.size)
         variance = einsum("qi,qi->q", einsum("qj,ji->qi", flat, covariance), flat)
-        root = jnp.sqrt(jnp.maximum(variance, 0))
+        root = jnp.sqrt(at_least(variance, 0))
         return jnp.where(determined, root, jnp.nan).reshape(slope.shape[:-1])
 
     return jax.tree.map(error, slopes)
