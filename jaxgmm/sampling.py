@@ -9,10 +9,13 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
-from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
-from jaxgmm.numerics import chunk_size, log_softmax
+from jaxgmm.covariance import Covariance, Full, diagonal_of_factors
+from jaxgmm.numerics import log_softmax
 
 Parameters = tuple[Array, Array, Covariance]
+
+# So many terms of a matrix product are one operation on all rows.
+COLUMNS_AT_ONCE = 64
 
 
 @partial(jax.jit, static_argnames="n")
@@ -26,17 +29,32 @@ def draw(parameters: Parameters, key: Array, n: int) -> tuple[Array, Array]:
     """
     log_weights, means, covariance = parameters
     key_of_labels, key_of_noise = jax.random.split(key)
-    labels = jax.random.categorical(key_of_labels, log_weights, shape=(n,))
+    ends = jnp.cumsum(jnp.exp(log_weights))
+    # Labels without weight have no room, not even behind the last end, which is 1.
+    uniform = jax.random.uniform(key_of_labels, (n,), means.dtype)
+    labels = jnp.searchsorted(ends / ends[-1], uniform, side="right", method="compare_all")
     noise = jax.random.normal(key_of_noise, (n, means.shape[1]), means.dtype)
+    return means[labels] + _unwhitened(covariance, labels, noise), labels
 
-    def row(label_and_noise: tuple[Array, Array]) -> Array:
-        label, noise = label_and_noise
-        own = jax.tree.map(lambda leaf: leaf[label % leaf.shape[0]][None], covariance)
-        return means[label] + own.unwhiten(noise[None])[0]
 
-    if n == 0:
-        return noise, labels
-    return lax.map(row, (labels, noise), batch_size=chunk_size(n, noise.shape[1] ** 2)), labels
+def _unwhitened(covariance: Covariance, labels: Array, noise: Array) -> Array:
+    """L z of each row's own component: (n, D), without (n, D, D) numbers."""
+
+    def own(leaf: Array) -> Array:
+        return leaf[labels % leaf.shape[0]]
+
+    if not isinstance(covariance, Full):
+        return jax.tree.map(own, covariance).unwhiten(noise)
+    columns = jnp.swapaxes(covariance.scale_tril, 1, 2)
+
+    @jax.checkpoint
+    def with_column(j: Array, total: Array) -> Array:
+        column = lax.dynamic_index_in_dim(columns, j, axis=1, keepdims=False)
+        return total + own(column) * lax.dynamic_slice_in_dim(noise, j, 1, axis=1)
+
+    n_features = noise.shape[1]
+    unroll = min(n_features, COLUMNS_AT_ONCE)
+    return lax.fori_loop(0, n_features, with_column, jnp.zeros_like(noise), unroll=unroll)
 
 
 @jax.custom_jvp
@@ -70,13 +88,7 @@ def place(parameters: Parameters, row: Array) -> Array:
     """P(x_d ≤ row_d | the features before it), of each feature d: (D,) -> (D,)."""
     log_weights, means, covariance = parameters
     z = covariance.whiten((row[None] - means)[None])[0]
-    match covariance:
-        case Full(scale_tril):
-            scales = jnp.diagonal(scale_tril, axis1=1, axis2=2)
-        case Diagonal(scale):
-            scales = scale
-        case Spherical(scale):
-            scales = scale[:, None]
+    scales = diagonal_of_factors(covariance, row.size)
     log_density = norm.logpdf(z) - jnp.log(scales)
     before = jnp.cumsum(log_density, axis=1) - log_density
     responsibilities = jnp.exp(log_softmax((log_weights[:, None] + before).T))
