@@ -37,6 +37,9 @@ from jaxgmm.divergences import overlap as overlap
 from jaxgmm.divergences import wasserstein_distance as wasserstein_distance
 from jaxgmm.fitting import fit as fit
 from jaxgmm.gradient import fit_gradient as fit_gradient
+from jaxgmm.interchange import from_sklearn as from_sklearn
+from jaxgmm.interchange import to_numpyro as to_numpyro
+from jaxgmm.interchange import to_sklearn as to_sklearn
 from jaxgmm.loop import em as em
 from jaxgmm.mixture import GaussianMixture as GaussianMixture
 from jaxgmm.priors import NIWPrior as NIWPrior

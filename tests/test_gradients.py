@@ -19,6 +19,7 @@ from helpers import (
     padded,
     start_from_labels,
 )
+from jax.test_util import check_grads
 
 import jaxgmm as jg
 from jaxgmm.krylov import conjugate_residuals
@@ -190,3 +191,81 @@ def test_derivatives_of_a_fit_that_stopped_early_are_those_of_the_maximum():
 
         early, late = gradient(x, 1e-7), gradient(x, 1e-15)
         assert_close(early, late, rtol=0, atol=1e-4 * float(jnp.max(jnp.abs(late))))
+
+
+def with_float64(tree):
+    return jax.tree.map(lambda leaf: leaf.astype("float64"), tree)
+
+
+def test_densities_have_derivatives_to_second_order(covariance_type):
+    with jax.enable_x64(True):
+        mixture = with_float64(start_from_labels(blobs(), covariance_type))
+        points = jnp.asarray([[0.3, -0.2], [4.0, 2.0]], "float64")
+
+        def log_prob(step, points):
+            moved = jax.tree.map(lambda leaf: leaf * (1 + 0.1 * step), mixture)
+            return moved.log_prob(points)
+
+        def entropy(step):
+            moved = jax.tree.map(lambda leaf: leaf * (1 + 0.1 * step), mixture)
+            return jg.entropy(moved).upper
+
+        check_grads(log_prob, (jnp.asarray(0.3), points), order=2, rtol=1e-5)
+        check_grads(entropy, (jnp.asarray(0.3),), order=2, rtol=1e-5)
+
+
+def test_gradient_through_a_hundred_fits_at_once_is_that_of_each():
+    x = array(np.stack([blobs(seed=seed)[:, :1] for seed in range(100)]))
+    keys = jax.vmap(lambda b: jax.random.fold_in(jax.random.key(0), b))(jnp.arange(100))
+
+    def number(key, x):
+        mixture = jg.fit(key, x, 2, covariance_type="tied", history=False).mixture
+        return jnp.sum(jnp.sin(mixture.means)) + jnp.sum(mixture.weights**2)
+
+    together = jax.jit(jax.grad(lambda x: jnp.sum(jax.vmap(number)(keys, x))))(x)
+    alone = jax.jit(jax.grad(number, argnums=1))
+    one_by_one = jnp.stack([alone(key, one) for key, one in zip(keys, x, strict=True)])
+    largest = float(jnp.max(jnp.abs(one_by_one)))
+    assert_close(together, one_by_one, rtol=0, atol=by_dtype(1e-3, 1e-9) * largest)
+
+
+# A component without weight, twins, and a tight one.
+NASTY = jg.GaussianMixture(
+    jnp.log(array([0.0, 0.3, 0.3, 0.4])),
+    array([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, -2.0]]),
+    jg.Diagonal(array([[1.0, 1.0], [0.1, 0.1], [0.1, 0.1], [1e-5, 1e-5]])),
+)
+USES = {
+    "responsibilities": lambda m, x: m.responsibilities(x),
+    "marginal": lambda m, x: jg.marginal(m, 1).log_prob(x[1:]),
+    "condition": lambda m, x: jg.condition(m, 0, x[:1]).log_prob(x[1:]),
+    "regress": lambda m, x: jnp.concatenate([jnp.ravel(a) for a in jg.regress(m, [0], x[:1])]),
+    "affine": lambda m, x: jg.affine(m, jnp.eye(2, dtype=DTYPE), x).log_prob(x),
+    "product": lambda m, x: jg.product(m, jg.affine(m, jnp.eye(2, dtype=DTYPE), x)).log_prob(x),
+    "reduce": lambda m, x: jg.reduce(m, 2).log_prob(x),
+    "mahalanobis": lambda m, x: jg.mahalanobis(m, x),
+    "cdf": lambda m, x: jg.cdf(jg.marginal(m, 0), x[0]),
+    "quantile": lambda m, x: jg.quantile(jg.marginal(m, 0), array(0.4)) + 0 * x[0],
+    "sample": lambda m, x: m.sample(jax.random.key(0), 30) * x[0],
+    "entropy": lambda m, x: jg.entropy(m).value + 0 * x[0],
+    "kl_divergence": lambda m, x: jg.kl_divergence(
+        jg.affine(m, jnp.eye(2, dtype=DTYPE), jnp.tanh(x)), m
+    ).value,
+    "l2_distance": lambda m, x: jg.l2_distance(m, jg.affine(m, jnp.eye(2, dtype=DTYPE), x)),
+    "cauchy_schwarz": lambda m, x: jg.cauchy_schwarz_divergence(
+        m, jg.affine(m, jnp.eye(2, dtype=DTYPE), jnp.tanh(x))
+    ),
+    "icl": lambda m, x: jg.icl(m, x[None]),
+    "niw_prior": lambda m, x: jg.niw_prior(m, x[None]).scale,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("point", [1.0, 1e6])
+def test_derivatives_are_finite_wherever_the_value_is(use, point):
+    def number(mixture, x):
+        return jnp.sum(USES[use](mixture, x))
+
+    value, slopes = jax.value_and_grad(number, argnums=(0, 1))(NASTY, array([point, point]))
+    assert np.isfinite(value)
+    assert all(np.isfinite(double(leaf)).all() for leaf in jax.tree.leaves(slopes))

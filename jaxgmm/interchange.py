@@ -1,0 +1,125 @@
+"""Mixtures from other libraries, and for them."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgmm.covariance import Diagonal, Full, Spherical, factors
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.validation import check_mixture
+
+# Types that scikit-learn has, too; the others are stored as tied ones there.
+SKLEARN_TYPES = ("full", "tied", "diag", "spherical")
+
+
+def from_sklearn(estimator: Any) -> GaussianMixture:
+    """The mixture that an estimator of scikit-learn has fitted.
+
+    Args:
+        estimator: a fitted `GaussianMixture` or `BayesianGaussianMixture`.
+
+    Raises:
+        TypeError: something else.
+        ValueError: it isn't fitted, or its parameters are not those of a mixture.
+
+    Example:
+        >>> import numpy as np, jaxgmm as jg
+        >>> from sklearn.mixture import GaussianMixture
+        >>> x = np.float32([[0.0], [1.0], [8.0], [9.0]])
+        >>> mixture = jg.from_sklearn(GaussianMixture(2, random_state=0).fit(x))
+        >>> sorted(mixture.weights.round(4).tolist())
+        [0.5, 0.5]
+    """
+    if not all(hasattr(estimator, name) for name in ("covariance_type", "fit", "n_components")):
+        raise TypeError(
+            "expected a GaussianMixture or BayesianGaussianMixture of scikit-learn, got "
+            f"{type(estimator).__name__}"
+        )
+    if not hasattr(estimator, "covariances_"):
+        raise ValueError(f"the {type(estimator).__name__} has no parameters yet: fit it first")
+    return GaussianMixture.create(
+        estimator.weights_, estimator.means_, estimator.covariances_, estimator.covariance_type
+    )
+
+
+def to_sklearn(mixture: GaussianMixture) -> Any:
+    """A `GaussianMixture` of scikit-learn, as if it had been fitted.
+
+    Args:
+        mixture: K components; "tied_diag" and "tied_spherical" become "tied".
+
+    Returns:
+        In float64, ready to predict, score and sample.
+
+    Raises:
+        ImportError: scikit-learn is missing.
+        ValueError: a batch.
+    """
+    import sklearn.mixture
+
+    check_mixture(mixture)
+    covariance_type = mixture.covariance_type
+    if covariance_type not in SKLEARN_TYPES:
+        covariance_type = "tied"
+    lower = np.asarray(factors(mixture.covariance, mixture.n_features), np.float64)
+    dense = lower @ np.swapaxes(lower, 1, 2)
+    # In its convention Σ⁻¹ = U Uᵀ with U upper triangular.
+    upper = np.swapaxes(np.linalg.inv(lower), 1, 2)
+    precisions = upper @ np.swapaxes(upper, 1, 2)
+
+    def shaped(matrices: np.ndarray) -> np.ndarray:
+        match covariance_type:
+            case "full":
+                return matrices
+            case "tied":
+                return matrices[0]
+        diagonals: np.ndarray = np.diagonal(matrices, axis1=1, axis2=2)
+        return diagonals.copy() if covariance_type == "diag" else diagonals[:, 0].copy()
+
+    weights = np.exp(np.asarray(mixture.log_weights, np.float64))
+    estimator = sklearn.mixture.GaussianMixture(
+        mixture.n_components, covariance_type=covariance_type
+    )
+    estimator.weights_ = weights / weights.sum()
+    estimator.means_ = np.asarray(mixture.means, np.float64)
+    estimator.covariances_ = shaped(dense)
+    estimator.precisions_ = shaped(precisions)
+    estimator.precisions_cholesky_ = shaped(upper)
+    estimator.n_features_in_ = mixture.n_features
+    estimator.converged_, estimator.n_iter_ = True, 0
+    return estimator
+
+
+def to_numpyro(mixture: GaussianMixture) -> Any:
+    """A distribution of NumPyro with the same density, for use in a probabilistic program.
+
+    Args:
+        mixture: K components over D features; leaves may be traced, for instance be samples
+            themselves.
+
+    Returns:
+        A `MixtureSameFamily` with events (D,).
+
+    Raises:
+        ImportError: NumPyro is missing.
+        ValueError: a batch.
+    """
+    from numpyro import distributions
+
+    check_mixture(mixture)
+    means = mixture.means
+    match mixture.covariance:
+        case Full(scale_tril):
+            shape = (*means.shape, mixture.n_features)
+            parts = distributions.MultivariateNormal(
+                means, scale_tril=jnp.broadcast_to(scale_tril, shape)
+            )
+        case Diagonal(scale):
+            parts = distributions.Normal(means, jnp.broadcast_to(scale, means.shape))
+            parts = parts.to_event(1)
+        case Spherical(scale):
+            scale = jnp.broadcast_to(scale[:, None], means.shape)
+            parts = distributions.Normal(means, scale).to_event(1)
+    shares = distributions.Categorical(logits=mixture.log_weights)
+    return distributions.MixtureSameFamily(shares, parts)
