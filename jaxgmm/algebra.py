@@ -12,14 +12,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
-from jaxgmm.densities import log_responsibilities
+from jaxgmm.densities import far_density, log_shares
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import chunk_size, einsum, factor_of_root, map_over_chunks
+from jaxgmm.numerics import (
+    chunk_size,
+    einsum,
+    factor_of_root,
+    map_over_chunks,
+    shifted_exponentials,
+)
 from jaxgmm.validation import as_float_array, check_mixture, in_common_dtype, is_concrete
 
 Indices = int | Sequence[int] | np.ndarray
@@ -233,20 +239,24 @@ def _split(mixture: GaussianMixture, given: tuple[int, ...]) -> tuple[Any, ...]:
 def _means_of_rest(
     mixture: GaussianMixture, given: tuple[int, ...], slopes: Array | None, values: Array
 ) -> Array:
-    """Of each component, for values (N, d): (N, K, D - d)."""
-    means = _pick(mixture.means, _rest(given, mixture.n_features))[None]
+    """Of each component, for values (N, d): (K, D - d, N)."""
+    means = _pick(mixture.means, _rest(given, mixture.n_features))[:, :, None]
     if slopes is None:
-        return jnp.broadcast_to(means, (values.shape[0], *means.shape[1:]))
-    distance = values[:, None, :] - _pick(mixture.means, given)[None]
-    return means + einsum("kij,nkj->nki", slopes, distance)
+        return jnp.broadcast_to(means, (*means.shape[:2], values.shape[0]))
+    known = _pick(mixture.means, given)
+    # One product for all components, about their middle, so that little cancels.
+    middle = jnp.mean(known, axis=0)
+    slopes = jnp.broadcast_to(slopes, (means.shape[0], *slopes.shape[1:]))
+    means = means - einsum("kij,kj->ki", slopes, known - middle[None])[:, :, None]
+    return means + einsum("kij,jn->kin", slopes, values.T - middle[:, None])
 
 
 @partial(jax.jit, static_argnames="given")
 def _condition(mixture: GaussianMixture, given: tuple[int, ...], values: Array) -> GaussianMixture:
     known, slopes, covariance = _split(mixture, given)
-    log_weights = log_responsibilities(known.log_weights, known.covariance, known.means, values)
-    means = _means_of_rest(mixture, given, slopes, values[None])[0]
-    return GaussianMixture(log_weights, means, covariance)
+    log_weights = log_shares(known.log_weights, known.covariance, known.means, values[None])
+    means = _means_of_rest(mixture, given, slopes, values[None])
+    return GaussianMixture(log_weights[:, 0], means[:, :, 0], covariance)
 
 
 @partial(jax.jit, static_argnames="given")
@@ -258,15 +268,24 @@ def _regress(
     dense = covariance.dense(n_rest)
     within = jnp.broadcast_to(dense, (mixture.n_components, n_rest, n_rest))
 
+    pairs = np.triu_indices(n_rest)
+    place = np.empty((n_rest, n_rest), int)
+    place[pairs] = place[pairs[::-1]] = np.arange(len(pairs[0]))
+
     def moments(values: Array) -> Array:
-        log_shares = log_responsibilities(known.log_weights, known.covariance, known.means, values)
-        shares = jnp.exp(log_shares)
-        means = _means_of_rest(mixture, given, slopes, values)
-        mean = einsum("nk,nki->ni", shares, means)
+        logits = far_density(known.covariance, known.means, values) + known.log_weights[:, None]
+        terms, sum_of_terms, _ = shifted_exponentials(logits, axis=0)
+        shares = terms / sum_of_terms
+        means = jnp.swapaxes(_means_of_rest(mixture, given, slopes, values), 0, 1)
+        # One after the other: sums that are vectors of rows, of which XLA makes fast loops.
+        mean = lax.map(lambda own: jnp.sum(shares * own, axis=0), means)
         apart = means - mean[:, None]
-        between = einsum("nki,nkj->nij", shares[:, :, None] * apart, apart)
-        total = einsum("nk,kij->nij", shares, within) + between
-        return jnp.concatenate([mean, total.reshape(-1, n_rest**2)], axis=1)
+        between = lax.map(
+            lambda pair: jnp.sum(shares * apart[pair[0]] * apart[pair[1]], axis=0),
+            jax.tree.map(jnp.asarray, pairs),
+        )
+        total = einsum("kf,kn->fn", within.reshape(-1, n_rest**2), shares) + between[place.ravel()]
+        return jnp.concatenate([mean, total]).T
 
     rows = values.reshape(-1, len(given))
     size = chunk_size(rows.shape[0], mixture.n_components * mixture.n_features)

@@ -30,8 +30,11 @@ class Full:
 
     def whiten(self, difference: Array) -> Array:
         """L⁻¹ d: (..., K or 1, D) -> (..., K, D)."""
-        inverse = inverse_of_lower(self.scale_tril) if self.inverse is None else self.inverse
-        return einsum("kij,...kj->...ki", inverse, difference)
+        return einsum("kij,...kj->...ki", self.inverse_factor(), difference)
+
+    def inverse_factor(self) -> Array:
+        """L⁻¹: (K or 1, D, D)."""
+        return inverse_of_lower(self.scale_tril) if self.inverse is None else self.inverse
 
     def unwhiten(self, noise: Array) -> Array:
         """L z: (..., K or 1, D) -> (..., K, D)."""

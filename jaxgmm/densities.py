@@ -7,8 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.covariance import Covariance
-from jaxgmm.numerics import chunk_size, einsum, log_softmax, logsumexp, map_over_chunks
+from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
+from jaxgmm.numerics import (
+    agreed,
+    chunk_size,
+    einsum,
+    log_softmax,
+    logsumexp,
+    map_over_chunks,
+)
 
 
 def log_normalizer(covariance: Covariance, n_features: int) -> Array:
@@ -16,11 +23,24 @@ def log_normalizer(covariance: Covariance, n_features: int) -> Array:
     return (n_features * math.log(2 * math.pi) + covariance.log_det(n_features)) / 2
 
 
+def standardized(covariance: Covariance, means: Array, x: Array) -> Array:
+    """L_k⁻¹ (x - μ_k), rows last, which is fastest: (N, D) -> (K, D, N)."""
+    difference = x.T[None] - means[:, :, None]
+    match covariance:
+        case Full():
+            shape = (*means.shape, means.shape[1])
+            inverse = jnp.broadcast_to(covariance.inverse_factor(), shape)
+            return einsum("kij,kjn->kin", inverse, difference)
+        case Diagonal(scale):
+            return difference / scale[:, :, None]
+        case Spherical(scale):
+            return difference / scale[:, None, None]
+
+
 def log_density(covariance: Covariance, means: Array, x: Array) -> Array:
-    """log N(x | μ_k, Σ_k), -inf where it can't be represented: (N, D) -> (N, K)."""
-    z = covariance.whiten(x[:, None, :] - means[None])
-    square = einsum("nki,nki->nk", z, z)
-    return -square / 2 - log_normalizer(covariance, z.shape[-1])[None]
+    """log N(x | μ_k, Σ_k), -inf where it can't be represented: (N, D) -> (K, N)."""
+    square = jnp.sum(standardized(covariance, means, x) ** 2, axis=1)
+    return -square / 2 - log_normalizer(covariance, means.shape[1])[:, None]
 
 
 def far_density(covariance: Covariance, means: Array, x: Array) -> Array:
@@ -32,15 +52,25 @@ def far_density(covariance: Covariance, means: Array, x: Array) -> Array:
         x: (N, D).
 
     Returns:
-        (N, K), always finite; the differences between components have the right sign. Equal to
+        (K, N), always finite; the differences between components have the right sign. Equal to
         `log_density` wherever that is finite.
     """
-    z = covariance.whiten(x[:, None, :] - means[None])
-    limit = (float(jnp.finfo(z.dtype).max) / z.shape[-1]) ** 0.5 / 4
-    radius = jnp.max(jnp.abs(z), axis=(1, 2), keepdims=True, initial=1)
-    shrink = lax.stop_gradient(jnp.minimum(1, limit / radius))
-    square = jnp.sum((z * shrink) ** 2, axis=-1)
-    return -square / 2 - log_normalizer(covariance, z.shape[-1])[None]
+    z = standardized(covariance, means, x)
+    square = jnp.sum(z**2, axis=1)
+
+    def pulled_in() -> Array:
+        limit = (float(jnp.finfo(z.dtype).max) / means.shape[1]) ** 0.5 / 4
+        radius = jnp.max(jnp.abs(z), axis=(0, 1), keepdims=True, initial=1)
+        shrink = lax.stop_gradient(jnp.minimum(1, limit / radius))
+        return jnp.sum((z * shrink) ** 2, axis=1)
+
+    square = lax.cond(agreed(jnp.all(jnp.isfinite(square))), lambda: square, pulled_in)
+    return -square / 2 - log_normalizer(covariance, means.shape[1])[:, None]
+
+
+def log_shares(log_weights: Array, covariance: Covariance, means: Array, x: Array) -> Array:
+    """log p(k | x): (N, D) -> (K, N)."""
+    return log_softmax(far_density(covariance, means, x) + log_weights[:, None], axis=0)
 
 
 def _over_rows(function: Callable[[Array], Array], x: Array, n_components: int) -> Array:
@@ -54,7 +84,7 @@ def _over_rows(function: Callable[[Array], Array], x: Array, n_components: int) 
 @jax.jit
 def component_log_prob(covariance: Covariance, means: Array, x: Array) -> Array:
     """log N(x | μ_k, Σ_k): (..., D) -> (..., K)."""
-    return _over_rows(lambda rows: log_density(covariance, means, rows), x, means.shape[0])
+    return _over_rows(lambda rows: log_density(covariance, means, rows).T, x, means.shape[0])
 
 
 @jax.jit
@@ -62,7 +92,7 @@ def log_prob(log_weights: Array, covariance: Covariance, means: Array, x: Array)
     """log Σ_k w_k N(x | μ_k, Σ_k): (..., D) -> (...)."""
 
     def log_prob_of(rows: Array) -> Array:
-        return logsumexp(log_density(covariance, means, rows) + log_weights[None])
+        return logsumexp(log_density(covariance, means, rows) + log_weights[:, None], axis=0)
 
     return _over_rows(log_prob_of, x, means.shape[0])
 
@@ -73,7 +103,6 @@ def log_responsibilities(
 ) -> Array:
     """log p(k | x): (..., D) -> (..., K)."""
 
-    def log_responsibilities_of(rows: Array) -> Array:
-        return log_softmax(far_density(covariance, means, rows) + log_weights[None])
-
-    return _over_rows(log_responsibilities_of, x, means.shape[0])
+    return _over_rows(
+        lambda rows: log_shares(log_weights, covariance, means, rows).T, x, means.shape[0]
+    )

@@ -252,7 +252,7 @@ def _variational_bound(p: GaussianMixture, q: GaussianMixture, divergences: Arra
 
     def next_shares(_: Array, log_shares: Array) -> Array:
         shares_of_a = log_softmax(q.log_weights[None] + log_shares - divergences)
-        return log_softmax((p.log_weights[:, None] + shares_of_a).T).T
+        return log_softmax(p.log_weights[:, None] + shares_of_a, axis=0)
 
     shape = divergences.shape
     log_shares = jnp.broadcast_to(p.log_weights[:, None], shape)

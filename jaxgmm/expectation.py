@@ -76,7 +76,7 @@ def expect_by_differences(
     def summand(
         numbers: Array, weights: Array, z: Array
     ) -> tuple[Array, tuple[Array, Array, Array]]:
-        logits = log_density(mixture.covariance, mixture.means, z).T + mixture.log_weights[:, None]
+        logits = log_density(mixture.covariance, mixture.means, z) + mixture.log_weights[:, None]
         if log_prior is not None:
             logits += lax.dynamic_slice_in_dim(log_prior, numbers[0], numbers.size).T
         terms, total, top = shifted_exponentials(logits, axis=0)
@@ -153,7 +153,7 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
     """
 
     def summand(_: Array, weights: Array, z: Array) -> Array:
-        of_components = log_density(mixture.covariance, mixture.means, z).T
+        of_components = log_density(mixture.covariance, mixture.means, z)
         log_probs = [logsumexp(of_components + given[:, None], axis=0) for given in log_weights]
         values = jnp.stack([jnp.ones_like(weights), *log_probs])
         return einsum("n,fn->f", weights, jnp.where(weights[None] != 0, values, 0))

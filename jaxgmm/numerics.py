@@ -111,15 +111,15 @@ def logsumexp(logits: Array, axis: int = -1) -> Array:
     return jnp.squeeze(jnp.log(total) + top, axis)
 
 
-def log_softmax(logits: Array) -> Array:
-    """Over the last axis, and uniform where every entry is -inf: (..., K) -> (..., K).
+def log_softmax(logits: Array, axis: int = -1) -> Array:
+    """Over an axis, and uniform where every entry is -inf.
 
     The largest logit goes first: next to a huge one the logarithm of the sum would be rounded away.
     """
-    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    top = lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
     nowhere = jnp.isneginf(top)
     below = jnp.where(nowhere, 0, logits - jnp.where(nowhere, 0, top))
-    return below - logsumexp(below)[..., None]
+    return below - jnp.expand_dims(logsumexp(below, axis), axis)
 
 
 def smallest_variance(dtype: jnp.dtype) -> float:

@@ -91,5 +91,5 @@ def place(parameters: Parameters, row: Array) -> Array:
     scales = diagonal_of_factors(covariance, row.size)
     log_density = norm.logpdf(z) - jnp.log(scales)
     before = jnp.cumsum(log_density, axis=1) - log_density
-    responsibilities = jnp.exp(log_softmax((log_weights[:, None] + before).T))
-    return jnp.sum(responsibilities * ndtr(z).T, axis=1)
+    responsibilities = jnp.exp(log_softmax(log_weights[:, None] + before, axis=0))
+    return jnp.sum(responsibilities * ndtr(z), axis=0)

@@ -188,7 +188,7 @@ def _scatter_of_scores(
     def log_prob(step: Array, row: Array) -> Array:
         mixture = mixture_at(step)
         of_components = log_density(mixture.covariance, mixture.means, row[None])
-        return logsumexp(of_components[0] + mixture.log_weights)
+        return logsumexp(of_components[:, 0] + mixture.log_weights)
 
     def summand(_: Array, weights: Array, z: Array) -> Array:
         scores = jax.vmap(jax.grad(log_prob), (None, 0))(origin, z)

@@ -248,9 +248,9 @@ USES = {
     "quantile": lambda m, x: jg.quantile(jg.marginal(m, 0), array(0.4)) + 0 * x[0],
     "sample": lambda m, x: m.sample(jax.random.key(0), 30) * x[0],
     "entropy": lambda m, x: jg.entropy(m).value + 0 * x[0],
-    "kl_divergence": lambda m, x: jg.kl_divergence(
-        jg.affine(m, jnp.eye(2, dtype=DTYPE), jnp.tanh(x)), m
-    ).value,
+    "kl_divergence": lambda m, x: (
+        jg.kl_divergence(jg.affine(m, jnp.eye(2, dtype=DTYPE), jnp.tanh(x)), m).value
+    ),
     "l2_distance": lambda m, x: jg.l2_distance(m, jg.affine(m, jnp.eye(2, dtype=DTYPE), x)),
     "cauchy_schwarz": lambda m, x: jg.cauchy_schwarz_divergence(
         m, jg.affine(m, jnp.eye(2, dtype=DTYPE), jnp.tanh(x))

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers import array, assert_close, blobs, by_dtype, double
+from helpers import DTYPE, array, assert_close, blobs, by_dtype, double
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from test_algebra import mixture_of
 
@@ -12,11 +12,17 @@ import jaxgmm as jg
 POINTS = np.random.default_rng(0).normal(size=(50, 4)) * 2
 
 
+def in_running_dtype(estimator):
+    for name in ("weights_", "means_", "covariances_"):
+        setattr(estimator, name, getattr(estimator, name).astype(DTYPE))
+
+
 @pytest.mark.parametrize("peer", [GaussianMixture, BayesianGaussianMixture])
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
 def test_mixture_of_an_estimator_has_its_density(peer, covariance_type):
-    x = blobs().astype(array(0).dtype)
+    x = blobs().astype(DTYPE)
     estimator = peer(n_components=3, covariance_type=covariance_type, random_state=0).fit(x)
+    in_running_dtype(estimator)
     mixture = jg.from_sklearn(estimator)
     assert mixture.covariance_type == covariance_type
     expected = estimator.score_samples(x)
@@ -36,9 +42,7 @@ def test_estimator_of_a_mixture_has_its_density(covariance_type):
 def test_there_and_back_is_the_same_mixture(covariance_type):
     mixture = mixture_of(covariance_type)
     estimator = jg.to_sklearn(mixture)
-    cast = array(0).dtype
-    for name in ("weights_", "means_", "covariances_"):
-        setattr(estimator, name, getattr(estimator, name).astype(cast))
+    in_running_dtype(estimator)
     back = jg.from_sklearn(estimator)
     assert_close(back.covariances, mixture.covariances)
     assert_close(back.means, mixture.means)
