@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import jaxgmm as jg
-from jaxgmm import command_line
-from jaxgmm.command_line import main
+from jaxgmm.command_line import commands, main
+from jaxgmm.command_line.options import parser
 from jaxgmm.selection import ROW, Selection
 from jaxgmm.tables import old_faithful
 
@@ -40,7 +40,7 @@ def no_fitting(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("nothing may be fitted")
 
-    monkeypatch.setattr(command_line, "select", fail)
+    monkeypatch.setattr(commands, "select", fail)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def invented(monkeypatch):
             )
             return Selection(result, np.array(rows, ROW), criterion, at_edge)
 
-        monkeypatch.setattr(command_line, "select", select)
+        monkeypatch.setattr(commands, "select", select)
 
     return invent
 
@@ -98,7 +98,7 @@ def test_precision_is_set_for_the_fits_and_restored(monkeypatch, capsys, options
         seen.append((x.dtype, jax.numpy.asarray(x).dtype))
         raise ValueError("enough")
 
-    monkeypatch.setattr(command_line, "select", record)
+    monkeypatch.setattr(commands, "select", record)
     before = jax.config.jax_enable_x64
     assert main(["fit", *options]) == 1
     assert seen == [(dtype, dtype)]
@@ -131,12 +131,12 @@ def test_held_out_log_likelihood_is_a_criterion(table, capsys):
     [("3", [3]), ("1:4", [1, 2, 3, 4]), ("2,8,4", [2, 4, 8]), ("1:3,2:4,9", [1, 2, 3, 4, 9])],
 )
 def test_components_are_numbers_ranges_or_lists(text, counts):
-    options = command_line.parser().parse_args(["fit", "--components", text])
+    options = parser().parse_args(["fit", "--components", text])
     assert options.components == counts
 
 
 def test_defaults_are_a_full_sweep():
-    options = command_line.parser().parse_args(["fit"])
+    options = parser().parse_args(["fit"])
     assert options.components == list(range(1, 10))
     assert len(options.covariance_type) == 6
     assert (options.criterion, options.n_init, options.seed) == ("bic", 10, 0)
@@ -220,7 +220,7 @@ def test_failure_while_fitting_is_one_line(folder, monkeypatch, capsys, failure,
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr(command_line, "select", fail)
+    monkeypatch.setattr(commands, "select", fail)
     assert main(["fit"]) == 1
     assert_refused(capsys, message)
     assert os.listdir(folder) == []
@@ -238,7 +238,7 @@ def test_report_is_printed_though_the_model_cannot_be_saved(invented, monkeypatc
         raise OSError(28, "No space left on device")
 
     invented(0, 0)
-    monkeypatch.setattr(command_line, "save", fail)
+    monkeypatch.setattr(commands, "save", fail)
     assert main(["fit", *SMALL]) == 1
     out, err = capsys.readouterr()
     assert "Best by BIC" in out
@@ -249,7 +249,7 @@ def test_interrupt_is_one_line_and_code_130(folder, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_line, "select", interrupt)
+    monkeypatch.setattr(commands, "select", interrupt)
     assert main(["fit"]) == 130
     assert capsys.readouterr().err == "jaxgmm: interrupted\n"
     assert os.listdir(folder) == []
