@@ -41,7 +41,7 @@ def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
         ValueError: the parameters are not those of a mixture.
         OSError: the place can't be written.
     """
-    arrays = _as_arrays(mixture)
+    arrays = as_arrays(mixture)
     check_parameters(arrays)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -134,7 +134,8 @@ def _check_values(
         raise ValueError("covariance factors must have a positive diagonal")
 
 
-def _as_arrays(mixture: GaussianMixture) -> dict[str, np.ndarray]:
+def as_arrays(mixture: GaussianMixture) -> dict[str, np.ndarray]:
+    """What the file of a mixture holds, by name."""
     kind = next(
         name for name, storage in CLASSES.items() if isinstance(mixture.covariance, storage)
     )

@@ -55,16 +55,18 @@ def writer_for(path: str | os.PathLike[str]) -> Writer:
 
 
 def write_text(file: TextIO, names: Sequence[str], blocks: Iterable[Block]) -> None:
-    """CSV with a header, and numbers with all their digits.
+    """CSV with a header, and numbers with all their digits; nothing if the first block fails.
 
     Args:
         file: open for writing.
         names: of the columns.
         blocks: as in `write_blocks`.
     """
+    blocks = iter(blocks)
+    first = next(blocks)
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(names)
-    for block in blocks:
+    for block in itertools.chain([first], blocks):
         writer.writerows(zip(*(column.tolist() for column in block), strict=True))
 
 

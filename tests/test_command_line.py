@@ -9,6 +9,7 @@ import jax
 import matplotlib
 import numpy as np
 import pytest
+from helpers import assert_refused
 
 import jaxgmm as jg
 from jaxgmm.command_line import commands, main
@@ -226,13 +227,6 @@ def test_failure_while_fitting_is_one_line(folder, monkeypatch, capsys, failure,
     assert os.listdir(folder) == []
 
 
-def assert_refused(capsys, message):
-    err = capsys.readouterr().err
-    assert err.startswith("jaxgmm: error: ")
-    assert err.count("\n") == 1
-    assert message in err
-
-
 def test_report_is_printed_though_the_model_cannot_be_saved(invented, monkeypatch, capsys):
     def fail(*_):
         raise OSError(28, "No space left on device")
@@ -333,7 +327,14 @@ def test_without_matplotlib_a_picture_asked_for_is_refused(without_matplotlib, n
     assert_refused(capsys, "pip install 'jaxgmm[plot]'")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        *([command, "--help"] for command in ("fit", "score", "predict", "sample", "show")),
+    ],
+)
 def test_help_and_version_exit_with_0(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         main(arguments)

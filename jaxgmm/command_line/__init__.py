@@ -1,4 +1,4 @@
-"""The command line: fits mixtures to a file, says which is best, and saves and draws it."""
+"""The command line: fits mixtures to files of numbers, and uses and shows fitted ones."""
 
 import os
 import sys

@@ -3,38 +3,50 @@
 import argparse
 import importlib
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import jax
 import numpy as np
+from jax import Array
 
+from jaxgmm.command_line.checks import check_components, check_places, in_dtype, load_model
 from jaxgmm.command_line.options import UsageError
-from jaxgmm.command_line.reports import counted, report
+from jaxgmm.command_line.reports import (
+    counted,
+    listed,
+    model_report,
+    report,
+    score_report,
+    size_report,
+)
+from jaxgmm.criteria import n_parameters
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.padding import padded_rows, with_rows
 from jaxgmm.selection import Selection, select
 from jaxgmm.storage import save
-from jaxgmm.tables import old_faithful, read_table
+from jaxgmm.table_writing import Block, write_blocks, write_text, writer_for
+from jaxgmm.tables import BLOCK_ROWS, numbered, old_faithful, read_blocks, read_table
+from jaxgmm.validation import from_host
 
 TOL = 1e-8
 MAX_ITER = 5000
-MOST_LISTED = 10
+BLOCK_NUMBERS = 2**22
 
 
 def fit(options: argparse.Namespace) -> None:
     """The command `fit`."""
     plot, no_plot = _plot_module(options)
     path = options.plot or Path("fit.png")
-    _check_places(options.file, [options.output, path] if plot else [options.output])
+    check_places({"data": options.file}, [options.output, path] if plot else [options.output])
     if plot:
         plot.picture_format(path)
     read = old_faithful if options.file is None else lambda some: read_table(options.file, some)
     names, rows = read(options.columns)
-    x = _in_dtype(rows, np.float32 if options.float32 else np.float64)
-    _check_components(options.components, len(x))
-    size = f"{counted(len(x), 'row')}, {counted(len(names), 'column')}"
-    print(f"{options.file or 'Old Faithful'}: {size} ({_listed(names)})", flush=True)
+    x = in_dtype(rows, options.float32)
+    check_components(options.components, len(x))
+    print(size_report(options.file or "Old Faithful", len(x), names), flush=True)
     selection = _sweep(options, x)
     try:
         save(options.output, selection.best.mixture)
@@ -89,39 +101,110 @@ def _plot_module(options: argparse.Namespace) -> tuple[ModuleType | None, str]:
         return None, str(error)
 
 
-def _check_places(source: Path | None, places: Sequence[Path]) -> None:
-    """ValueError unless files can be written there, without harm to the data or each other."""
-    if len({place.resolve() for place in places}) < len(places):
-        raise UsageError(f"--output and --plot are the same file, {places[0]}")
-    for place in places:
-        if place.is_dir():
-            raise ValueError(f"{place} is a directory, expected the name of a file to write")
-        if source is not None and source.exists() and place.exists() and place.samefile(source):
-            raise ValueError(f"{place} would overwrite the data")
-        try:
-            tempfile.TemporaryFile(dir=place.parent).close()
-        except OSError as error:
-            raise ValueError(f"{place} can't be written: {error.strerror}") from None
+def score(options: argparse.Namespace) -> None:
+    """The command `score`."""
+    mixture, names, blocks = _model_and_data(options)
+    n_rows, total = 0, 0.0
+
+    def log_probs() -> Iterator[Block]:
+        nonlocal n_rows, total
+        for x in blocks:
+            log_prob = _of_rows(mixture.log_prob, x)
+            n_rows += len(x)
+            total += float(log_prob.sum(dtype=np.float64))
+            yield [log_prob]
+
+    if options.output:
+        write_blocks(options.output, ["log_prob"], log_probs())
+    else:
+        for _ in log_probs():
+            pass
+    print(size_report(options.file, n_rows, names))
+    print(score_report(total, n_rows, n_parameters(mixture)))
+    if options.output:
+        print(f"\nwritten  {options.output}")
 
 
-def _in_dtype(rows: np.ndarray, dtype: type) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        x: np.ndarray = rows.astype(dtype)
-    if not np.isfinite(x).all():
-        raise ValueError("the data have values too large for float32; leave out --float32")
-    return x
+def predict(options: argparse.Namespace) -> None:
+    """The command `predict`."""
+    mixture, _, blocks = _model_and_data(options)
+    if options.responsibilities:
+        names = [f"component {k}" for k in range(mixture.n_components)]
+        _write(options, names, ([*_of_rows(mixture.responsibilities, x).T] for x in blocks))
+    else:
+        _write(options, ["label"], ([_of_rows(mixture.predict, x)] for x in blocks))
 
 
-def _check_components(counts: Sequence[int], n_rows: int) -> None:
-    if counts[-1] > n_rows:
+def sample(options: argparse.Namespace) -> None:
+    """The command `sample`."""
+    mixture = _model(options)
+    names = numbered(mixture.n_features) + ["label"] * options.labels
+    _write(options, names, _draws(options, mixture))
+
+
+def _draws(options: argparse.Namespace, mixture: GaussianMixture) -> Iterator[Block]:
+    """Columns of rows and their labels, of which the first don't depend on how many there are."""
+    key = jax.random.key(options.seed)
+    block_rows = _block_rows(mixture)
+    for block, start in enumerate(range(0, max(options.n, 1), block_rows)):
+        key_of_block = jax.random.fold_in(key, block)
+        x, labels = mixture.sample(key_of_block, block_rows, return_labels=True)
+        columns = [*np.asarray(x).T, *[np.asarray(labels)] * options.labels]
+        yield [column[: options.n - start] for column in columns]
+
+
+def show(options: argparse.Namespace) -> None:
+    """The command `show`."""
+    mixture = load_model(options.model)
+    print(model_report(mixture, numbered(mixture.n_features)))
+
+
+def _model(options: argparse.Namespace, **sources: Path) -> GaussianMixture:
+    """The mixture, after a look at where the output goes."""
+    if options.output:
+        writer_for(options.output)
+        check_places({"model": options.model, **sources}, [options.output])
+    return load_model(options.model)
+
+
+def _model_and_data(
+    options: argparse.Namespace,
+) -> tuple[GaussianMixture, list[str], Iterator[np.ndarray]]:
+    """The mixture, D names of columns, and blocks of rows (n, D)."""
+    mixture = _model(options, data=options.file)
+    names, blocks = read_blocks(options.file, options.columns, _block_rows(mixture))
+    if len(names) != mixture.n_features:
         raise ValueError(
-            f"{counted(counts[-1], 'component')} can't be fitted to {counted(n_rows, 'row')}; try "
-            f"--components {f'1:{n_rows}' if n_rows > 1 else '1'}"
+            f"{options.file} gives {counted(len(names), 'column')} ({listed(names)}), but "
+            f"{options.model} has {counted(mixture.n_features, 'feature')}; choose as many with "
+            "--columns"
         )
+    return mixture, names, (in_dtype(rows, options.float32) for rows in blocks)
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
+def _block_rows(mixture: GaussianMixture) -> int:
+    """A power of two, with a bounded product with D and K."""
+    most = max(1, BLOCK_NUMBERS // max(mixture.n_features, mixture.n_components))
+    return min(BLOCK_ROWS, 1 << (most.bit_length() - 1))
 
 
-COMMANDS = {"fit": fit}
+def _of_rows(function: Callable[[Array], Array], x: np.ndarray) -> np.ndarray:
+    """A function of rows (n, D) -> (n, ...), which is compiled for a few n only."""
+    return np.asarray(function(with_rows(from_host(x), padded_rows(len(x)))))[: len(x)]
+
+
+def _write(options: argparse.Namespace, names: Sequence[str], blocks: Iterator[Block]) -> None:
+    if options.output:
+        write_blocks(options.output, names, blocks)
+        print(f"written  {options.output}")
+    else:
+        write_text(sys.stdout, names, blocks)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "fit": fit,
+    "score": score,
+    "predict": predict,
+    "sample": sample,
+    "show": show,
+}

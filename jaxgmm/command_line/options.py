@@ -1,8 +1,9 @@
 """What can be said on the command line."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jaxgmm import __version__
 from jaxgmm.selection import CRITERIA
@@ -15,6 +16,7 @@ Faithful geyser are fitted. Examples:
   jaxgmm fit
   jaxgmm fit data.csv --components 2,4,8 --covariance-type full,tied --columns height,weight
 """
+KINDS = ".csv, .npy, .parquet or .pq"
 MOST_COMPONENTS = 10_000
 
 
@@ -33,7 +35,18 @@ def parser() -> Parser:
     """The options, which `--help` explains."""
     top = Parser("jaxgmm", description="Gaussian mixtures in JAX.")
     top.add_argument("--version", action="version", version=f"jaxgmm {__version__}")
-    command = top.add_subparsers(metavar="COMMAND", dest="command", required=True).add_parser(
+    top.set_defaults(float32=False)
+    commands = top.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    _add_fit(commands)
+    _add_score(commands)
+    _add_predict(commands)
+    _add_sample(commands)
+    _add_show(commands)
+    return top
+
+
+def _add_fit(commands: Any) -> None:
+    command = commands.add_parser(
         "fit",
         help="fit mixtures to a file and choose the best",
         description="Fits mixtures of several sizes and covariance types and chooses the best.",
@@ -57,9 +70,9 @@ def parser() -> Parser:
         help=f"all (the default), or some of {','.join(STRUCTURES)}",
     )
     add("--criterion", choices=CRITERIA, default="bic", help="what to choose by (default: bic)")
-    add("--n-init", type=_count, default=10, metavar="N", help="restarts per fit (default: 10)")
-    add("--seed", type=_seed, default=0, metavar="N", help="of the random starts (default: 0)")
-    add("--columns", type=_columns, metavar="A,B", help="columns to use, by name or number from 0")
+    add("--n-init", type=_positive, default=10, metavar="N", help="restarts per fit (default: 10)")
+    add("--seed", type=_natural, default=0, metavar="N", help="of the random starts (default: 0)")
+    _add_columns(add)
     add(
         "--output",
         type=Path,
@@ -73,8 +86,87 @@ def parser() -> Parser:
         metavar="PATH",
         help="where to draw it: .png, .pdf, .svg or .jpg (default: fit.png)",
     )
+    _add_float32(add)
+
+
+def _add_score(commands: Any) -> None:
+    add = _adder(
+        commands,
+        "score",
+        "say how well a model describes a file",
+        "Prints the log-likelihood of a file's rows, in nats, and the criteria AIC and BIC.",
+    )
+    _add_data(add)
+    add("--output", type=Path, metavar="PATH", help=f"where to write log_prob of each row: {KINDS}")
+
+
+def _add_predict(commands: Any) -> None:
+    add = _adder(
+        commands,
+        "predict",
+        "say which component each row of a file is from",
+        "Gives the most probable component of each of a file's rows, a number from 0.",
+    )
+    _add_data(add)
+    add(
+        "--responsibilities",
+        action="store_true",
+        help="the probabilities of all components, a column for each, rather than labels",
+    )
+    _add_output(add)
+
+
+def _add_sample(commands: Any) -> None:
+    add = _adder(
+        commands,
+        "sample",
+        "draw rows from a model",
+        "Draws rows from a model. The same seed gives the same rows, and more of them begin so.",
+    )
+    add("-n", type=_natural, required=True, metavar="N", help="how many rows")
+    add("--seed", type=_natural, default=0, metavar="N", help="of the draws (default: 0)")
+    add("--labels", action="store_true", help="also a column of the components they are from")
+    _add_output(add)
+
+
+def _add_show(commands: Any) -> None:
+    _adder(
+        commands,
+        "show",
+        "print a model's parameters",
+        "Prints what a model is, and its weights, means and covariances.",
+    )
+
+
+def _adder(commands: Any, name: str, summary: str, description: str) -> Callable[..., Any]:
+    """What adds arguments to a new command, which takes a model."""
+    add: Callable[..., Any]
+    add = commands.add_parser(name, help=summary, description=description).add_argument
+    add("model", type=Path, metavar="MODEL", help="what jaxgmm fit or jaxgmm.save wrote")
+    return add
+
+
+def _add_data(add: Callable[..., Any]) -> None:
+    add("file", type=Path, metavar="FILE", help="a row for each sample: CSV, NPY or Parquet")
+    _add_columns(add)
+    _add_float32(add)
+
+
+def _add_output(add: Callable[..., Any]) -> None:
+    add(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help=f"where to write them: {KINDS} (default: CSV to the terminal)",
+    )
+
+
+def _add_columns(add: Callable[..., Any]) -> None:
+    add("--columns", type=_columns, metavar="A,B", help="columns to use, by name or number from 0")
+
+
+def _add_float32(add: Callable[..., Any]) -> None:
     add("--float32", action="store_true", help="compute in float32 rather than float64")
-    return top
 
 
 def _components(text: str) -> list[int]:
@@ -109,11 +201,11 @@ def _columns(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def _count(text: str) -> int:
+def _positive(text: str) -> int:
     return _integer(text, 1)
 
 
-def _seed(text: str) -> int:
+def _natural(text: str) -> int:
     return _integer(text, 0)
 
 
