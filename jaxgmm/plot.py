@@ -1,6 +1,5 @@
 """Pictures of mixtures and sweeps, with matplotlib."""
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxgmm.marginals import Components, components_of, density_levels
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.selection import Selection, is_healthy
-from jaxgmm.storage import write_atomically
+from jaxgmm.storage import written_atomically
 
 try:
     from matplotlib import colormaps, rcParams
@@ -162,9 +161,8 @@ def picture(
         side = 2.2 * min(mixture.n_features, 4)
         figure = Figure(figsize=(side, side), layout="constrained")
         pairs(mixture, x, names=names, figure=figure)
-    content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=150)
-    write_atomically(path, content.getvalue())
+    with written_atomically(path) as file:
+        figure.savefig(file, format=kind, dpi=150)
 
 
 def criterion(selection: Selection, ax: Axes | None = None) -> Axes:

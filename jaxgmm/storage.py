@@ -6,7 +6,10 @@ import os
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +41,7 @@ def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
         ValueError: the parameters are not those of a mixture.
         OSError: the place can't be written.
     """
-    arrays = _as_arrays(mixture)
+    arrays = as_arrays(mixture)
     check_parameters(arrays)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -47,7 +50,8 @@ def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
         archive.comment = b"0" * DIGEST_LENGTH
     content = buffer.getvalue()[:-DIGEST_LENGTH]
-    write_atomically(Path(path), content + _digest(content))
+    with written_atomically(Path(path)) as file:
+        file.write(content + _digest(content))
 
 
 def load(path: str | os.PathLike[str]) -> GaussianMixture:
@@ -130,7 +134,8 @@ def _check_values(
         raise ValueError("covariance factors must have a positive diagonal")
 
 
-def _as_arrays(mixture: GaussianMixture) -> dict[str, np.ndarray]:
+def as_arrays(mixture: GaussianMixture) -> dict[str, np.ndarray]:
+    """What the file of a mixture holds, by name."""
     kind = next(
         name for name, storage in CLASSES.items() if isinstance(mixture.covariance, storage)
     )
@@ -147,12 +152,23 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under another name in the same folder, and renames it when it is whole."""
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file under another name in the same folder, renamed when it is whole, or else removed.
+
+    Args:
+        path: what it is called in the end; an existing file is replaced.
+
+    Returns:
+        A context, in which the file can be written and read.
+
+    Raises:
+        OSError: the place can't be written.
+    """
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)

@@ -138,3 +138,11 @@ def em(start, x, weights=None, **options) -> jg.FitResult:
     """`jg.em` in the running dtype, always with weights, so that equal shapes share one program."""
     weights = np.ones(len(x)) if weights is None else weights
     return jg.em(start, array(x), weights=array(weights), **options)
+
+
+def assert_refused(capsys, message):
+    """The command line says it on one line of stderr."""
+    err = capsys.readouterr().err
+    assert err.startswith("jaxgmm: error: ")
+    assert err.count("\n") == 1
+    assert message in err

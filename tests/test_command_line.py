@@ -9,10 +9,11 @@ import jax
 import matplotlib
 import numpy as np
 import pytest
+from helpers import assert_refused
 
 import jaxgmm as jg
-from jaxgmm import command_line
-from jaxgmm.command_line import main
+from jaxgmm.command_line import commands, main
+from jaxgmm.command_line.options import parser
 from jaxgmm.selection import ROW, Selection
 from jaxgmm.tables import old_faithful
 
@@ -40,7 +41,7 @@ def no_fitting(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("nothing may be fitted")
 
-    monkeypatch.setattr(command_line, "select", fail)
+    monkeypatch.setattr(commands, "select", fail)
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def invented(monkeypatch):
             )
             return Selection(result, np.array(rows, ROW), criterion, at_edge)
 
-        monkeypatch.setattr(command_line, "select", select)
+        monkeypatch.setattr(commands, "select", select)
 
     return invent
 
@@ -98,7 +99,7 @@ def test_precision_is_set_for_the_fits_and_restored(monkeypatch, capsys, options
         seen.append((x.dtype, jax.numpy.asarray(x).dtype))
         raise ValueError("enough")
 
-    monkeypatch.setattr(command_line, "select", record)
+    monkeypatch.setattr(commands, "select", record)
     before = jax.config.jax_enable_x64
     assert main(["fit", *options]) == 1
     assert seen == [(dtype, dtype)]
@@ -131,12 +132,12 @@ def test_held_out_log_likelihood_is_a_criterion(table, capsys):
     [("3", [3]), ("1:4", [1, 2, 3, 4]), ("2,8,4", [2, 4, 8]), ("1:3,2:4,9", [1, 2, 3, 4, 9])],
 )
 def test_components_are_numbers_ranges_or_lists(text, counts):
-    options = command_line.parser().parse_args(["fit", "--components", text])
+    options = parser().parse_args(["fit", "--components", text])
     assert options.components == counts
 
 
 def test_defaults_are_a_full_sweep():
-    options = command_line.parser().parse_args(["fit"])
+    options = parser().parse_args(["fit"])
     assert options.components == list(range(1, 10))
     assert len(options.covariance_type) == 6
     assert (options.criterion, options.n_init, options.seed) == ("bic", 10, 0)
@@ -220,17 +221,10 @@ def test_failure_while_fitting_is_one_line(folder, monkeypatch, capsys, failure,
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr(command_line, "select", fail)
+    monkeypatch.setattr(commands, "select", fail)
     assert main(["fit"]) == 1
     assert_refused(capsys, message)
     assert os.listdir(folder) == []
-
-
-def assert_refused(capsys, message):
-    err = capsys.readouterr().err
-    assert err.startswith("jaxgmm: error: ")
-    assert err.count("\n") == 1
-    assert message in err
 
 
 def test_report_is_printed_though_the_model_cannot_be_saved(invented, monkeypatch, capsys):
@@ -238,7 +232,7 @@ def test_report_is_printed_though_the_model_cannot_be_saved(invented, monkeypatc
         raise OSError(28, "No space left on device")
 
     invented(0, 0)
-    monkeypatch.setattr(command_line, "save", fail)
+    monkeypatch.setattr(commands, "save", fail)
     assert main(["fit", *SMALL]) == 1
     out, err = capsys.readouterr()
     assert "Best by BIC" in out
@@ -249,7 +243,7 @@ def test_interrupt_is_one_line_and_code_130(folder, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_line, "select", interrupt)
+    monkeypatch.setattr(commands, "select", interrupt)
     assert main(["fit"]) == 130
     assert capsys.readouterr().err == "jaxgmm: interrupted\n"
     assert os.listdir(folder) == []
@@ -333,7 +327,14 @@ def test_without_matplotlib_a_picture_asked_for_is_refused(without_matplotlib, n
     assert_refused(capsys, "pip install 'jaxgmm[plot]'")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        *([command, "--help"] for command in ("fit", "score", "predict", "sample", "show")),
+    ],
+)
 def test_help_and_version_exit_with_0(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         main(arguments)

@@ -1,5 +1,6 @@
 """Tables: what is read, and how what can't be read is refused."""
 
+import os
 import sys
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from jaxgmm.tables import TableError, old_faithful, read_table
+from jaxgmm.tables import TableError, old_faithful, read_blocks, read_table
 
 
 @pytest.fixture
@@ -212,3 +213,84 @@ def test_old_faithful_has_272_eruptions():
 
 def test_old_faithful_gives_single_columns():
     assert old_faithful(["waiting"])[1].shape == (272, 1)
+
+
+ROWS = np.random.default_rng(1).normal(size=(10, 2))
+FORMATS = {
+    "table.csv": "a,b\n\n" + "\n".join(",".join(map(repr, row)) for row in ROWS.tolist()),
+    "table.npy": ROWS,
+    "table.parquet": {"a": ROWS[:, 0], "b": ROWS[:, 1]},
+}
+BROKEN = {
+    "table.csv": ("a,b\n1,2\n\n3,4\n5,6\n7,x\n", ", line 6, column 'b': 'x' is not a number"),
+    "table.npy": (
+        np.array([[1, 2], [3, 4], [5, 6], [7, np.nan]]),
+        ", row 3 (from 0), column 'column 1': nan",
+    ),
+    "table.parquet": (
+        {"a": [1, 3, 5, 7], "b": [2.0, 4.0, 6.0, None]},
+        ", row 3 (from 0), column 'b': the value is missing",
+    ),
+    "table.pq": (
+        {"a": [1, 3, 5, 7], "b": [2, 4, 6, np.inf]},
+        ", row 3 (from 0), column 'b': inf",
+    ),
+}
+
+
+@pytest.mark.parametrize("block_rows", [1, 4, 5, 100])
+@pytest.mark.parametrize("name", FORMATS)
+def test_blocks_behind_each_other_are_the_table(written, name, block_rows):
+    names, blocks = read_blocks(written(FORMATS[name], name), None, block_rows)
+    blocks = list(blocks)
+    assert names == (["column 0", "column 1"] if name.endswith("npy") else ["a", "b"])
+    assert [len(block) for block in blocks[:-1]] == [block_rows] * (len(blocks) - 1)
+    assert all(block.dtype == np.float64 for block in blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), ROWS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_blocks_hold_the_selected_columns(written, name):
+    columns = ["1", "0"] if name.endswith("npy") else ["b", "a"]
+    _, blocks = read_blocks(written(FORMATS[name], name), columns, 3)
+    np.testing.assert_array_equal(np.concatenate(list(blocks)), ROWS[:, ::-1])
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_blocks_come_before_the_rest_is_read_and_defects_keep_their_place(written, name):
+    content, message = BROKEN[name]
+    path = written(content, name)
+    _, blocks = read_blocks(path, None, 2)
+    np.testing.assert_array_equal(next(blocks), [[1, 2], [3, 4]])
+    with pytest.raises(TableError) as caught:
+        next(blocks)
+    assert str(caught.value) == str(path) + message
+    assert refusal(path) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        ("a,b\nx,y\n", ["c"], "has no column 'c'"),
+        ({"a": ["x"]}, None, "string is not a type of number"),
+        (np.ones((2, 2, 2)), None, "must hold rows and columns"),
+        ("", None, "is empty"),
+    ],
+)
+def test_what_the_head_of_a_file_shows_is_refused_before_any_block(
+    written, content, columns, message
+):
+    name = {dict: "table.pq", np.ndarray: "table.npy"}.get(type(content), "table.csv")
+    with pytest.raises(TableError, match=message):
+        read_blocks(written(content, name), columns, 2)
+
+
+def test_text_is_read_as_it_comes(tmp_path):
+    """From a pipe that nobody has closed yet."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    holder = os.open(path, os.O_RDWR)
+    os.write(holder, b"a,b\n" + b"1.25,2.5\n" * 3000)
+    _, blocks = read_blocks(path, None, 2)
+    np.testing.assert_array_equal(next(blocks), [[1.25, 2.5]] * 2)
+    os.close(holder)

@@ -1,15 +1,20 @@
-"""What a sweep of fits found, in words and tables for the terminal."""
+"""What was found, in words and tables for the terminal."""
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from jaxgmm.covariance import Full
+from jaxgmm.criteria import criteria_of, n_parameters
+from jaxgmm.mixture import GaussianMixture
 from jaxgmm.results import FitResult, Status
 from jaxgmm.selection import Selection
 from jaxgmm.structures import STRUCTURES
 
 LARGEST_MATRIX = 8
+MOST_LISTED = 10
 MEANING = {
     "bic": "lower is better",
     "aic": "lower is better",
@@ -51,7 +56,50 @@ def report(selection: Selection, names: Sequence[str], n_rows: int) -> str:
             *([f"  {name.upper()}", f"{best[name]:.3f}"] for name in ("bic", "aic", "icl")),
         ]
     )
-    return "\n".join([*lines, f"  {_outcome(selection.best)}", "", *_parameters(selection, names)])
+    return "\n".join(
+        [*lines, f"  {_outcome(selection.best)}", "", *_parameters(selection.best.mixture, names)]
+    )
+
+
+def size_report(source: str | Path, n_rows: int, names: Sequence[str]) -> str:
+    """A line on the data: where they are from, N, and D names of columns."""
+    size = f"{counted(n_rows, 'row')}, {counted(len(names), 'column')}"
+    return f"{source}: {size} ({listed(names)})"
+
+
+def score_report(log_likelihood: float, n_rows: int, n_parameters: int) -> str:
+    """How well a mixture describes data.
+
+    Args:
+        log_likelihood: total of the rows, in nats.
+        n_rows: N.
+        n_parameters: free ones of the mixture.
+    """
+    criteria = criteria_of(log_likelihood, 0.0, float(n_parameters), math.log(n_rows))
+    cells = [
+        ["  log-likelihood", f"{log_likelihood:.3f}"],
+        ["  mean per row", f"{log_likelihood / n_rows:.6f}"],
+        ["  free parameters", str(n_parameters)],
+        *([f"  {name.upper()}", f"{criteria[name]:.3f}"] for name in ("aic", "bic")),
+    ]
+    return "\n".join(_grid(cells))
+
+
+def model_report(mixture: GaussianMixture, names: Sequence[str]) -> str:
+    """What a mixture is, and its parameters.
+
+    Args:
+        mixture: K components.
+        names: D labels of the features.
+    """
+    cells = [
+        ["covariance type", mixture.covariance_type],
+        ["components", str(mixture.n_components)],
+        ["features", str(mixture.n_features)],
+        ["free parameters", str(n_parameters(mixture))],
+        ["dtype", str(mixture.means.dtype)],
+    ]
+    return "\n".join([*_grid(cells), "", *_parameters(mixture, names)])
 
 
 def _criterion_table(table: np.ndarray, criterion: str) -> list[str]:
@@ -66,9 +114,8 @@ def _criterion_table(table: np.ndarray, criterion: str) -> list[str]:
     return _grid(cells) + [f"{mark} {meaning}" for mark, meaning in met]
 
 
-def _parameters(selection: Selection, names: Sequence[str]) -> list[str]:
+def _parameters(mixture: GaussianMixture, names: Sequence[str]) -> list[str]:
     """Weights, means and covariances, features from top to bottom, components left to right."""
-    mixture = selection.best.mixture
     covariances = np.asarray(mixture.covariances)
     means = np.asarray(mixture.means)
     cells = [
@@ -83,7 +130,7 @@ def _parameters(selection: Selection, names: Sequence[str]) -> list[str]:
         for i, name in enumerate(names):
             cells.append(["  " + name, *_figures(covariances[:, i, i])])
         return _grid(cells)
-    shared = STRUCTURES[str(selection.ranked()["covariance_type"][0])].shared
+    shared = STRUCTURES[mixture.covariance_type].shared
     for k, matrix in enumerate(covariances[:1] if shared else covariances):
         whose = "every component" if shared else f"component {k + 1}"
         cells += [[], [f"covariance of {whose}"]]
@@ -116,6 +163,11 @@ def _model_name(row: np.void) -> str:
 def counted(n: int, noun: str) -> str:
     """A number and the noun that it counts."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
 
 
 def _figures(values: np.ndarray) -> list[str]:
