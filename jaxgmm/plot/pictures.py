@@ -21,9 +21,11 @@ from jaxgmm.plot.drawing import (
     as_names,
     as_rows,
     axes_or_current,
+    check_mass,
     color,
-    ellipses,
     limits,
+    outlines,
+    plane_of,
 )
 from jaxgmm.storage import write_atomically
 
@@ -61,8 +63,7 @@ def density(
     """
     if mixture.n_features not in (1, 2):
         raise ValueError(f"density draws 1 or 2 features, got {mixture.n_features}; see pairs")
-    if not 0 < mass < 1:
-        raise ValueError(f"mass must lie between 0 and 1, got {mass!r}")
+    check_mass("mass", mass)
     x = as_rows(mixture, x)
     names = as_names(mixture, names)
     ax = axes_or_current(ax)
@@ -104,8 +105,7 @@ def pairs(
     n_drawn = min(mixture.n_features, max_features)
     if n_drawn < 2:
         raise ValueError(f"pairs draws at least 2 features, got {n_drawn}; see density")
-    if not 0 < mass < 1:
-        raise ValueError(f"mass must lie between 0 and 1, got {mass!r}")
+    check_mass("mass", mass)
     x = as_rows(mixture, x)
     names = as_names(mixture, names)
     colors = _colors(mixture, x)
@@ -190,10 +190,7 @@ def _draw_plane(
     ax: Axes, components: Components, x: np.ndarray | None, colors: list[str], mass: float
 ) -> None:
     low, high = limits(components, x)
-    first, second = (np.linspace(low[i], high[i], GRID_POINTS) for i in (0, 1))
-    points = np.stack(np.meshgrid(first, second), axis=-1).reshape(-1, 2)
-    log_values = np.logaddexp.reduce(components.log_density(points), axis=0)
-    log_values = log_values.reshape(GRID_POINTS, GRID_POINTS)
+    first, second, log_values = plane_of(components, low, high)
     levels = density_levels(log_values, CONTOUR_MASSES)
     if np.isfinite(levels).all() and levels[0] < levels[-1]:
         shades = colormaps["Greys"](np.linspace(0.06, 0.32, len(levels)))
@@ -201,8 +198,7 @@ def _draw_plane(
         ax.contourf(first, second, log_values, [*levels, np.inf], colors=shades, zorder=0)
     if x is not None:
         ax.scatter(x[:, 0], x[:, 1], c=colors, **POINTS)
-    for k, ellipse in enumerate(ellipses(components, mass)):
-        ellipse.set(edgecolor=color(k), linewidth=1.6, zorder=3)
+    for k, ellipse in enumerate(outlines(components, mass)):
         ax.add_patch(ellipse)
         ax.plot(*components.means[k], "+", color=color(k), markersize=9, zorder=3)
     ax.set_xlim(low[0], high[0])
