@@ -17,7 +17,8 @@ def from_sklearn(estimator: Any) -> GaussianMixture:
     """The mixture that an estimator of scikit-learn has fitted.
 
     Args:
-        estimator: a fitted `GaussianMixture` or `BayesianGaussianMixture`.
+        estimator: a fitted `GaussianMixture`, or `BayesianGaussianMixture`, which itself scores
+            rows not by these parameters but by the distribution of all.
 
     Raises:
         TypeError: something else.

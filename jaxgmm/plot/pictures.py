@@ -1,4 +1,4 @@
-"""Pictures of mixtures and sweeps, with matplotlib."""
+"""Whole pictures of a mixture: its density, and its marginals pair by pair."""
 
 import os
 from collections.abc import Sequence
@@ -7,27 +7,29 @@ from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from jaxgmm.marginals import Components, components_of, density_levels
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.selection import Selection, is_healthy
+from jaxgmm.plot.components import Components, components_of, density_levels
+from jaxgmm.plot.drawing import (
+    CONTOUR_MASSES,
+    GRID_POINTS,
+    POINTS,
+    as_names,
+    as_rows,
+    axes_or_current,
+    check_mass,
+    color,
+    limits,
+    outlines,
+    plane_of,
+)
 from jaxgmm.storage import written_atomically
 
-try:
-    from matplotlib import colormaps, rcParams
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Ellipse
-except ImportError as error:
-    raise ImportError("jaxgmm.plot needs matplotlib: pip install 'jaxgmm[plot]'") from error
-
 FORMATS = ("png", "pdf", "svg", "jpg")
-CONTOUR_MASSES = (0.25, 0.5, 0.75, 0.95)
-MAX_POINTS = 10_000
-GRID_POINTS = 200
-MARGIN = 0.08
 
-POINTS: dict[str, Any] = {"s": 11, "alpha": 0.6, "linewidths": 0, "rasterized": True, "zorder": 2}
 HISTOGRAM: dict[str, Any] = {"color": "0.88", "edgecolor": "white", "linewidth": 0.5, "zorder": 1}
 
 
@@ -60,14 +62,10 @@ def density(
     """
     if mixture.n_features not in (1, 2):
         raise ValueError(f"density draws 1 or 2 features, got {mixture.n_features}; see pairs")
-    if not 0 < mass < 1:
-        raise ValueError(f"mass must lie between 0 and 1, got {mass!r}")
-    x = _as_rows(mixture, x)
-    names = _as_names(mixture, names)
-    if ax is None:
-        from matplotlib import pyplot
-
-        ax = pyplot.gca()
+    check_mass("mass", mass)
+    x = as_rows(mixture, x)
+    names = as_names(mixture, names)
+    ax = axes_or_current(ax)
     if mixture.n_features == 1:
         _draw_curve(ax, components_of(mixture, [0]), x)
         ax.set_ylabel("density")
@@ -106,10 +104,9 @@ def pairs(
     n_drawn = min(mixture.n_features, max_features)
     if n_drawn < 2:
         raise ValueError(f"pairs draws at least 2 features, got {n_drawn}; see density")
-    if not 0 < mass < 1:
-        raise ValueError(f"mass must lie between 0 and 1, got {mass!r}")
-    x = _as_rows(mixture, x)
-    names = _as_names(mixture, names)
+    check_mass("mass", mass)
+    x = as_rows(mixture, x)
+    names = as_names(mixture, names)
     colors = _colors(mixture, x)
     if figure is None:
         from matplotlib import pyplot
@@ -165,43 +162,6 @@ def picture(
         figure.savefig(file, format=kind, dpi=150)
 
 
-def criterion(selection: Selection, ax: Axes | None = None) -> Axes:
-    """The criterion of a sweep by number of components, a line for each covariance type.
-
-    Unhealthy fits are left out, the winner has a ring, and held-out log-likelihoods have bars of
-    one standard error.
-
-    Args:
-        selection: of `select`.
-        ax: where to draw; by default the current axes.
-
-    Returns:
-        The axes.
-    """
-    if ax is None:
-        from matplotlib import pyplot
-
-        ax = pyplot.gca()
-    table, name = selection.table, selection.criterion
-    for covariance_type in dict.fromkeys(table["covariance_type"].tolist()):
-        rows = table[(table["covariance_type"] == covariance_type) & is_healthy(table)]
-        rows = np.sort(rows, order="n_components")
-        bars = rows["cv_standard_error"] if name == "cv" else None
-        ax.errorbar(
-            rows["n_components"], rows[name], bars, marker="o", markersize=4, label=covariance_type
-        )
-    best = selection.best
-    (winner, *_) = table[
-        (table["n_components"] == best.mixture.n_components)
-        & (table["log_likelihood"] == float(best.log_likelihood))
-    ]
-    ax.plot(winner["n_components"], winner[name], "o", markersize=11, fillstyle="none", color="0.2")
-    ax.set(xlabel="components", ylabel=name.upper())
-    ax.set_xticks(np.unique(table["n_components"]))
-    ax.legend()
-    return ax
-
-
 def picture_format(path: str | os.PathLike[str]) -> str:
     """The format that a file name's ending says; ValueError lists those there are."""
     kind = Path(path).suffix.lower().removeprefix(".")
@@ -210,34 +170,15 @@ def picture_format(path: str | os.PathLike[str]) -> str:
     return kind
 
 
-def ellipses(components: Components, mass: float) -> list[Ellipse]:
-    """The ellipse of each component that encloses `mass` of it, for d = 2.
-
-    The squared Mahalanobis distance of two Gaussian features is exponential with mean 2, so that
-    its quantile is -2 log(1 - mass).
-    """
-    radius = np.sqrt(-2 * np.log1p(-mass))
-    return [
-        Ellipse(
-            tuple(mean),
-            width=2 * radius * scales[1],
-            height=2 * radius * scales[0],
-            angle=np.degrees(np.arctan2(axes[1, 1], axes[0, 1])),
-            fill=False,
-        )
-        for mean, scales, axes in zip(*components[1:], strict=True)
-    ]
-
-
 def _draw_curve(ax: Axes, components: Components, x: np.ndarray | None) -> None:
-    low, high = _limits(components, x)
+    low, high = limits(components, x)
     grid = np.linspace(low[0], high[0], 4 * GRID_POINTS)
     each = np.exp(components.log_density(grid[:, None]))
     if x is not None:
         n_bins = min(max(int(np.sqrt(len(x))), 10), 60)
         ax.hist(x[:, 0], bins=n_bins, range=(low[0], high[0]), density=True, **HISTOGRAM)
     for k, curve in enumerate(each):
-        ax.plot(grid, curve, color=_color(k), linewidth=1.6, zorder=3)
+        ax.plot(grid, curve, color=color(k), linewidth=1.6, zorder=3)
     ax.plot(grid, each.sum(axis=0), color="0.15", linewidth=1.2, linestyle="--", zorder=4)
     ax.set_xlim(low[0], high[0])
     ax.set_ylim(bottom=0)
@@ -246,11 +187,8 @@ def _draw_curve(ax: Axes, components: Components, x: np.ndarray | None) -> None:
 def _draw_plane(
     ax: Axes, components: Components, x: np.ndarray | None, colors: list[str], mass: float
 ) -> None:
-    low, high = _limits(components, x)
-    first, second = (np.linspace(low[i], high[i], GRID_POINTS) for i in (0, 1))
-    points = np.stack(np.meshgrid(first, second), axis=-1).reshape(-1, 2)
-    log_values = np.logaddexp.reduce(components.log_density(points), axis=0)
-    log_values = log_values.reshape(GRID_POINTS, GRID_POINTS)
+    low, high = limits(components, x)
+    first, second, log_values = plane_of(components, low, high)
     levels = density_levels(log_values, CONTOUR_MASSES)
     if np.isfinite(levels).all() and levels[0] < levels[-1]:
         shades = colormaps["Greys"](np.linspace(0.06, 0.32, len(levels)))
@@ -258,10 +196,9 @@ def _draw_plane(
         ax.contourf(first, second, log_values, [*levels, np.inf], colors=shades, zorder=0)
     if x is not None:
         ax.scatter(x[:, 0], x[:, 1], c=colors, **POINTS)
-    for k, ellipse in enumerate(ellipses(components, mass)):
-        ellipse.set(edgecolor=_color(k), linewidth=1.6, zorder=3)
+    for k, ellipse in enumerate(outlines(components, mass)):
         ax.add_patch(ellipse)
-        ax.plot(*components.means[k], "+", color=_color(k), markersize=9, zorder=3)
+        ax.plot(*components.means[k], "+", color=color(k), markersize=9, zorder=3)
     ax.set_xlim(low[0], high[0])
     ax.set_ylim(low[1], high[1])
 
@@ -271,17 +208,7 @@ def _colors(mixture: GaussianMixture, x: np.ndarray | None) -> list[str]:
     if x is None:
         return []
     components = components_of(mixture, range(mixture.n_features))
-    return [_color(k) for k in components.log_density(x).argmax(axis=0)]
-
-
-def _limits(components: Components, x: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of a box around the data, or around the components where there are none: (d,)."""
-    if x is None:
-        deviations = np.sqrt(((components.axes * components.scales[:, None]) ** 2).sum(axis=-1))
-        x = np.concatenate([components.means - 3 * deviations, components.means + 3 * deviations])
-    low, high = x.min(axis=0), x.max(axis=0)
-    span = np.where(high > low, high - low, np.maximum(np.abs(low), 1))
-    return low - MARGIN * span, high + MARGIN * span
+    return [color(k) for k in components.log_density(x).argmax(axis=0)]
 
 
 def _label_outer(ax: Axes, names: Sequence[str], row: int, column: int, n_drawn: int) -> None:
@@ -295,28 +222,3 @@ def _label_outer(ax: Axes, names: Sequence[str], row: int, column: int, n_drawn:
         ax.set_ylabel(names[row])
     else:
         ax.tick_params(labelleft=False)
-
-
-def _color(k: int) -> str:
-    cycle = rcParams["axes.prop_cycle"].by_key().get("color", ["C0"])
-    return cycle[k % len(cycle)]
-
-
-def _as_rows(mixture: GaussianMixture, x: ArrayLike | None) -> np.ndarray | None:
-    if x is None:
-        return None
-    rows = np.asarray(x, np.float64)
-    if rows.ndim != 2 or rows.shape[1] != mixture.n_features or len(rows) == 0:
-        raise ValueError(f"x must be (N, {mixture.n_features}), got shape {rows.shape}")
-    if len(rows) > MAX_POINTS:
-        rows = np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False)
-    return rows
-
-
-def _as_names(mixture: GaussianMixture, names: Sequence[str] | None) -> Sequence[str]:
-    if names is None:
-        return [f"feature {i}" for i in range(mixture.n_features)]
-    if len(names) != mixture.n_features:
-        raise ValueError(f"names must be {mixture.n_features} labels, got {len(names)}")
-    # Between two dollar signs matplotlib would read a formula.
-    return [name.replace("$", r"\$") for name in names]
