@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxgmm.densities import log_normalizer
 from jaxgmm.mixture import GaussianMixture
@@ -33,7 +33,8 @@ class Estimate:
     """A number that can't be computed exactly, in nats.
 
     Attributes:
-        value: () the average over draws; without a key an approximation between the bounds.
+        value: () the average over draws, or the bound that it exceeds; without a key an
+            approximation between the bounds.
         standard_error: () of that average; infinite for an approximation, 0 where it is exact.
         lower: () bound.
         upper: () bound.
@@ -140,7 +141,7 @@ def l2_distance(p: GaussianMixture, q: GaussianMixture) -> Array:
     """
     p, q = check_pair(p, q)
     of_both, of_p, of_q = _log_products(p, q)
-    top = jax.lax.stop_gradient(jnp.maximum(of_p, of_q))
+    top = lax.stop_gradient(jnp.maximum(of_p, of_q))
     square = jnp.exp(of_p - top) + jnp.exp(of_q - top) - 2 * jnp.exp(of_both - top)
     positive = square > 0
     root = jnp.sqrt(jnp.where(positive, square, 1))
@@ -195,8 +196,11 @@ def _between(lower: Array, upper: Array, value: Array) -> Estimate:
 
 
 def _average(values: Array, lower: Array, upper: Array) -> Estimate:
+    mean = jnp.mean(values)
     error = jnp.std(values, ddof=1) / values.size**0.5
-    return Estimate(jnp.mean(values), jax.lax.stop_gradient(error), lower, upper)
+    # What is beyond a bound is noise; the derivative of the average isn't, on average.
+    within, fixed, error = lax.stop_gradient((at_most(at_least(mean, lower), upper), mean, error))
+    return Estimate(within + (mean - fixed), error, lower, upper)
 
 
 @jax.jit
@@ -256,12 +260,12 @@ def _variational_bound(p: GaussianMixture, q: GaussianMixture, divergences: Arra
 
     shape = divergences.shape
     log_shares = jnp.broadcast_to(p.log_weights[:, None], shape)
-    best = bound(jax.lax.stop_gradient(jax.lax.fori_loop(0, BOUND_STEPS, next_shares, log_shares)))
+    best = bound(lax.stop_gradient(lax.fori_loop(0, BOUND_STEPS, next_shares, log_shares)))
     if shape[0] != shape[1]:
         return best
     ratios = jnp.where(p.weights > 0, p.log_weights, 0)[:, None] - q.log_weights[None]
     alive = p.weights[:, None] > 0
     costs = jnp.where(alive, p.weights[:, None] * (divergences + ratios), 0)
-    partners = assignment(jax.lax.stop_gradient(costs))
+    partners = assignment(lax.stop_gradient(costs))
     matched = jnp.where(jnp.arange(shape[1])[None] == partners[:, None], 0, -jnp.inf)
     return at_most(best, bound(matched.astype(divergences.dtype)))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DTYPE, array, assert_close, by_dtype, double
+from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
 
 import jaxgmm as jg
 
@@ -229,3 +229,38 @@ def test_conditionals_integrate_to_one():
         grid = jnp.linspace(-40, 40, 20_001)
         total = jnp.trapezoid(jnp.exp(line.log_prob(grid[:, None])), grid)
         np.testing.assert_allclose(total, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("indices", [[1], [0, 3], [2, 0, 1]])
+def test_marginals_and_conditionals_are_those_of_a_peer(indices):
+    gmr = pytest.importorskip("gmr")
+    mixture = mixture_of("full")
+    parameters = (mixture.weights, mixture.means, mixture.covariances)
+    peer = gmr.GMM(K, *map(double, parameters))
+    ours = jg.condition(mixture, indices, array(POINT[indices]))
+    theirs = peer.condition(np.array(indices), POINT[indices])
+    assert_close(ours.weights, theirs.priors)
+    assert_close(ours.means, theirs.means)
+    assert_close(ours.covariances, theirs.covariances)
+    part = jg.marginal(mixture, indices)
+    for k in range(K):
+        of_component = peer.extract_mvn(k).marginalize(np.array(indices))
+        assert_close(part.means[k], of_component.mean)
+        assert_close(part.covariances[k], of_component.covariance)
+    rows = RANDOM.normal(size=(20, len(indices)))
+    mean, _ = jg.regress(mixture, indices, array(rows))
+    assert_close(mean, peer.predict(np.array(indices), rows))
+
+
+def test_features_that_depend_on_others_are_conditioned_on(key):
+    """Fourteen features, of rank seven but for the regularization."""
+    latent = np.random.default_rng(0).normal(size=(300, 7))
+    x = array(
+        np.concatenate([latent, latent @ np.random.default_rng(1).normal(size=(7, 7))], axis=1)
+    )
+    mixture = jg.fit(key, x, 2, reg_covar=by_dtype(1e-5, 1e-12)).mixture
+    for given in (range(7), range(7, 14), range(0, 14, 2)):
+        part = jg.condition(mixture, list(given), x[0, np.array(given)])
+        assert np.isfinite(double(part.means)).all()
+        smallest = np.linalg.eigvalsh(double(part.covariances)).min()
+        assert smallest >= -EPS * np.abs(double(part.covariances)).max()

@@ -4,8 +4,12 @@ import hashlib
 import io
 import os
 import pickle
+import subprocess
+import sys
+import time
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -310,3 +314,39 @@ def test_dtype_is_stored_as_it_is(tmp_path):
     jg.save(tmp_path / "mixture.npz", mixture)
     with np.load(tmp_path / "mixture.npz") as archive:
         assert archive["means"].dtype == (np.float64 if DOUBLE else np.float32)
+
+
+WRITER = """
+import itertools, sys
+import jaxgmm as jg
+for n in itertools.count():
+    scale = float(n % 2 + 1)
+    mixture = jg.GaussianMixture.create([1.0], [[scale] * 200], [scale], "spherical")
+    jg.save(sys.argv[1], mixture)
+    if n == 1:
+        print("writing", flush=True)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "killed.npz"
+    for wait in (0.0, 0.003, 0.011):
+        command = [sys.executable, "-c", WRITER, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout.readline() == "writing\n"
+            time.sleep(wait)
+            writer.kill()
+        means = np.asarray(jg.load(path).means)
+        assert (means == means[0, 0]).all() and means[0, 0] in (1, 2)
+
+
+def test_of_two_writers_one_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "shared.npz"
+    mixtures = [
+        jg.GaussianMixture.create([1.0], [[float(n)] * 300], [1.0], "spherical") for n in range(2)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda n: [jg.save(path, mixtures[n]) for _ in range(20)], range(2)))
+    found = np.asarray(jg.load(path).means)
+    assert (found == found[0, 0]).all() and found[0, 0] in (0, 1)
+    assert [file.name for file in tmp_path.iterdir()] == ["shared.npz"]
