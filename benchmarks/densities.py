@@ -49,10 +49,11 @@ def random_mixture(k: int, d: int, dtype: str) -> jg.GaussianMixture:
 def regression(quick: bool) -> list[dict]:
     """Two features given six."""
     given, n, rows = list(range(6)), 2_000 if quick else 1_000_000, []
-    exact = random_mixture(16, 8, "float32")
-    x = np.asarray(exact.sample(jax.random.key(1), n)[:, :6], np.float64)
-    parameters = (exact.weights, exact.means, exact.covariances)
-    peer = gmr.GMM(16, *(np.asarray(part, np.float64) for part in parameters))
+    with jax.enable_x64(True):
+        exact = random_mixture(16, 8, "float64")
+        x = np.asarray(exact.sample(jax.random.key(1), n)[:, :6])
+        parameters = (exact.weights, exact.means, exact.covariances)
+        peer = gmr.GMM(16, *(np.asarray(part) for part in parameters))
     begin = time.perf_counter()
     expected = peer.predict(np.array(given), x)
     theirs = time.perf_counter() - begin

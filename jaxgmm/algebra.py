@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
-from jaxgmm.densities import far_density, log_shares
+from jaxgmm.densities import far_density, standardized
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import (
     chunk_size,
     einsum,
     factor_of_root,
+    log_softmax,
     map_over_chunks,
     shifted_exponentials,
 )
@@ -158,13 +158,13 @@ def affine(mixture: GaussianMixture, matrix: ArrayLike, offset: ArrayLike) -> Ga
 def linear_parts(gaussian: GaussianMixture, indices: Indices) -> tuple[Array, Array, Array]:
     """See `priors.linear_dynamics`, for what is known to be one Gaussian."""
     given = _some_indices(indices, gaussian.n_features)
-    _, slopes, covariance = _split(gaussian, given)
+    known, across, covariance = _split(gaussian, given)
     rest = _rest(given, gaussian.n_features)
-    if slopes is None:
-        slopes = jnp.zeros((1, len(rest), len(given)), gaussian.means.dtype)
-    mean = gaussian.means[0]
-    offset = _pick(mean, rest) - einsum("ij,j->i", slopes[0], _pick(mean, given))
-    return slopes[0], offset, covariance.dense(len(rest))[0]
+    slopes = jnp.zeros((len(rest), len(given)), gaussian.means.dtype)
+    if across is not None:
+        slopes = einsum("ij,jl->il", across[0], known.covariance.inverse_factor()[0])
+    offset = _pick(gaussian.means[0], rest) - einsum("ij,j->i", slopes, known.means[0])
+    return slopes, offset, covariance.dense(len(rest))[0]
 
 
 def _some_indices(indices: Indices, n_features: int) -> tuple[int, ...]:
@@ -219,43 +219,39 @@ def _marginal(mixture: GaussianMixture, kept: tuple[int, ...]) -> GaussianMixtur
 
 
 def _split(mixture: GaussianMixture, given: tuple[int, ...]) -> tuple[Any, ...]:
-    """The marginal of the given features; and slopes (K or 1, D - d, d) and covariance of the rest.
+    """The marginal of the given features; and of the rest what they add, and the covariance.
 
-    Slopes are None where features are independent within components.
+    The means of the rest move by a matrix (K or 1, D - d, d) times the given features' differences
+    from their means, standardized; it is None where features are independent within components.
     """
     rest = _rest(given, mixture.n_features)
     match mixture.covariance:
         case Full(scale_tril):
             n_given = len(given)
             factor = factor_of_root(scale_tril[:, np.array(given + rest)])
-            upper = factor[:, :n_given, :n_given]
-            known = replace(mixture, means=_pick(mixture.means, given), covariance=Full(upper))
-            across = jnp.swapaxes(factor[:, n_given:, :n_given], 1, 2)
-            slopes = solve_triangular(jnp.swapaxes(upper, 1, 2), across, lower=False)
-            return known, jnp.swapaxes(slopes, 1, 2), Full(factor[:, n_given:, n_given:])
+            covariance = Full(factor[:, :n_given, :n_given])
+            known = replace(mixture, means=_pick(mixture.means, given), covariance=covariance)
+            return known, factor[:, n_given:, :n_given], Full(factor[:, n_given:, n_given:])
     return _marginal(mixture, given), None, _marginal(mixture, rest).covariance
 
 
 def _means_of_rest(
-    mixture: GaussianMixture, given: tuple[int, ...], slopes: Array | None, values: Array
+    mixture: GaussianMixture, given: tuple[int, ...], across: Array | None, z: Array
 ) -> Array:
-    """Of each component, for values (N, d): (K, D - d, N)."""
+    """Of each component, for standardized values (K, d, N): (K, D - d, N)."""
     means = _pick(mixture.means, _rest(given, mixture.n_features))[:, :, None]
-    if slopes is None:
-        return jnp.broadcast_to(means, (*means.shape[:2], values.shape[0]))
-    known = _pick(mixture.means, given)
-    # One product for all components, about their middle, so that little cancels.
-    middle = jnp.mean(known, axis=0)
-    slopes = jnp.broadcast_to(slopes, (means.shape[0], *slopes.shape[1:]))
-    means = means - einsum("kij,kj->ki", slopes, known - middle[None])[:, :, None]
-    return means + einsum("kij,jn->kin", slopes, values.T - middle[:, None])
+    if across is None:
+        return jnp.broadcast_to(means, (*means.shape[:2], z.shape[2]))
+    across = jnp.broadcast_to(across, (means.shape[0], *across.shape[1:]))
+    return means + einsum("kij,kjn->kin", across, z)
 
 
 @partial(jax.jit, static_argnames="given")
 def _condition(mixture: GaussianMixture, given: tuple[int, ...], values: Array) -> GaussianMixture:
-    known, slopes, covariance = _split(mixture, given)
-    log_weights = log_shares(known.log_weights, known.covariance, known.means, values[None])
-    means = _means_of_rest(mixture, given, slopes, values[None])
+    known, across, covariance = _split(mixture, given)
+    z = standardized(known.covariance, known.means, values[None])
+    log_weights = log_softmax(far_density(known.covariance, z) + known.log_weights[:, None], axis=0)
+    means = _means_of_rest(mixture, given, across, z)
     return GaussianMixture(log_weights[:, 0], means[:, :, 0], covariance)
 
 
@@ -263,7 +259,7 @@ def _condition(mixture: GaussianMixture, given: tuple[int, ...], values: Array) 
 def _regress(
     mixture: GaussianMixture, given: tuple[int, ...], values: Array
 ) -> tuple[Array, Array]:
-    known, slopes, covariance = _split(mixture, given)
+    known, across, covariance = _split(mixture, given)
     n_rest = mixture.n_features - len(given)
     dense = covariance.dense(n_rest)
     within = jnp.broadcast_to(dense, (mixture.n_components, n_rest, n_rest))
@@ -273,10 +269,11 @@ def _regress(
     place[pairs] = place[pairs[::-1]] = np.arange(len(pairs[0]))
 
     def moments(values: Array) -> Array:
-        logits = far_density(known.covariance, known.means, values) + known.log_weights[:, None]
+        z = standardized(known.covariance, known.means, values)
+        logits = far_density(known.covariance, z) + known.log_weights[:, None]
         terms, sum_of_terms, _ = shifted_exponentials(logits, axis=0)
         shares = terms / sum_of_terms
-        means = jnp.swapaxes(_means_of_rest(mixture, given, slopes, values), 0, 1)
+        means = jnp.swapaxes(_means_of_rest(mixture, given, across, z), 0, 1)
         # One after the other: sums that are vectors of rows, of which XLA makes fast loops.
         mean = lax.map(lambda own: jnp.sum(shares * own, axis=0), means)
         apart = means - mean[:, None]

@@ -37,7 +37,7 @@ def product(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
 
     Returns:
         K₁ K₂ components, those of q in a row for each of p. However far apart p and q are, weights
-        are finite.
+        are finite; equal, where no product can be represented.
 
     Raises:
         ValueError: batches, or different numbers of features.
@@ -193,10 +193,8 @@ def _reduce(mixture: GaussianMixture, n_components: int) -> GaussianMixture:
     def merge(_: Array, carry: tuple[_Component, Array, Array]) -> tuple[_Component, Array, Array]:
         components, gone, costs = carry
         place = jnp.argmin(costs)
-        i, j = (
-            jnp.minimum(place // n_all, place % n_all),
-            jnp.maximum(place // n_all, place % n_all),
-        )
+        one, other = jnp.divmod(place, n_all)
+        i, j = jnp.minimum(one, other), jnp.maximum(one, other)
         new = pick(components, i).with_other(pick(components, j))
         components = jax.tree.map(lambda leaf, value: leaf.at[i].set(value), components, new)
         gone = gone.at[j].set(True)

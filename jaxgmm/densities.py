@@ -43,34 +43,34 @@ def log_density(covariance: Covariance, means: Array, x: Array) -> Array:
     return -square / 2 - log_normalizer(covariance, means.shape[1])[:, None]
 
 
-def far_density(covariance: Covariance, means: Array, x: Array) -> Array:
+def far_density(covariance: Covariance, z: Array) -> Array:
     """log N(x | μ_k, Σ_k) of points pulled in from where squares would overflow.
 
     Args:
         covariance: of K components.
-        means: (K, D).
-        x: (N, D).
+        z: (K, D, N) standardized.
 
     Returns:
         (K, N), always finite; the differences between components have the right sign. Equal to
-        `log_density` wherever that is finite.
+        `log_density` wherever that is finite for all components.
     """
-    z = standardized(covariance, means, x)
     square = jnp.sum(z**2, axis=1)
 
     def pulled_in() -> Array:
-        limit = (float(jnp.finfo(z.dtype).max) / means.shape[1]) ** 0.5 / 4
+        limit = (float(jnp.finfo(z.dtype).max) / z.shape[1]) ** 0.5 / 4
         radius = jnp.max(jnp.abs(z), axis=(0, 1), keepdims=True, initial=1)
-        shrink = lax.stop_gradient(jnp.minimum(1, limit / radius))
+        far = ~jnp.all(jnp.isfinite(square), axis=0)
+        shrink = lax.stop_gradient(jnp.where(far[None, None], limit / radius, 1))
         return jnp.sum((z * shrink) ** 2, axis=1)
 
     square = lax.cond(agreed(jnp.all(jnp.isfinite(square))), lambda: square, pulled_in)
-    return -square / 2 - log_normalizer(covariance, means.shape[1])[:, None]
+    return -square / 2 - log_normalizer(covariance, z.shape[1])[:, None]
 
 
 def log_shares(log_weights: Array, covariance: Covariance, means: Array, x: Array) -> Array:
     """log p(k | x): (N, D) -> (K, N)."""
-    return log_softmax(far_density(covariance, means, x) + log_weights[:, None], axis=0)
+    z = standardized(covariance, means, x)
+    return log_softmax(far_density(covariance, z) + log_weights[:, None], axis=0)
 
 
 def _over_rows(function: Callable[[Array], Array], x: Array, n_components: int) -> Array:

@@ -122,7 +122,8 @@ def kl_divergence(
     p, q = check_pair(p, q)
     lower, upper, approximation = _kl_bounds(p, q)
     if p.n_components == q.n_components == 1:
-        return _between(approximation, approximation, approximation)
+        exact = at_least(approximation, 0)
+        return _between(exact, exact, exact)
     if key is None:
         return _between(lower, upper, at_most(at_least(approximation, lower), upper))
     draws = p.sample(
@@ -175,11 +176,10 @@ def wasserstein_distance(p: GaussianMixture, q: GaussianMixture) -> Array:
     """The mixture-Wasserstein distance MW₂: (), in the data's units.
 
     The least root mean square distance by which whole components have to be carried to make q of
-    p; an upper bound on the Wasserstein distance between them. Differentiable in means, covariances
-    and weights. Needs scipy.
+    p; an upper bound on the Wasserstein distance between them. Differentiable once in means,
+    covariances and weights.
 
     Raises:
-        ImportError: scipy is missing.
         ValueError: batches, or different numbers of features.
 
     Source: Delon & Desolneux 2020.
@@ -197,10 +197,13 @@ def _between(lower: Array, upper: Array, value: Array) -> Estimate:
 
 def _average(values: Array, lower: Array, upper: Array) -> Estimate:
     mean = jnp.mean(values)
+    moving = jnp.where(jnp.isfinite(mean), mean, 0)
     error = jnp.std(values, ddof=1) / values.size**0.5
     # What is beyond a bound is noise; the derivative of the average isn't, on average.
-    within, fixed, error = lax.stop_gradient((at_most(at_least(mean, lower), upper), mean, error))
-    return Estimate(within + (mean - fixed), error, lower, upper)
+    kept = at_most(at_least(mean, lower), upper)
+    within, fixed, error = lax.stop_gradient((kept, moving, error))
+    error = jnp.where(jnp.isnan(error), jnp.inf, error)
+    return Estimate(within + (moving - fixed), error, lower, upper)
 
 
 @jax.jit
@@ -222,9 +225,15 @@ def _average_of_logs(p: GaussianMixture, log_terms: Array) -> Array:
 @jax.jit
 def _entropy_bounds(p: GaussianMixture) -> tuple[Array, Array]:
     within = weighted_sum(p.weights, component_entropies(p))
+    low, high = _entropies_of_labels(p)
+    return within + low, within + high
+
+
+def _entropies_of_labels(p: GaussianMixture) -> tuple[Array, Array]:
+    """Bounds on what a mixture's entropy has in excess of its components': (), ()."""
     distances = bhattacharyya_distances(p, p)
-    lower = within - _average_of_logs(p, p.log_weights[None] - distances)
-    return lower, within - _average_of_logs(p, p.log_weights[None] - kl_divergences(p, p))
+    low = -_average_of_logs(p, p.log_weights[None] - distances)
+    return low, -_average_of_logs(p, p.log_weights[None] - kl_divergences(p, p))
 
 
 @jax.jit
@@ -233,10 +242,10 @@ def _kl_bounds(p: GaussianMixture, q: GaussianMixture) -> tuple[Array, Array, Ar
     within = weighted_sum(p.weights, component_entropies(p))
     divergences = kl_divergences(p, q)
     # Of the cross entropy -∫ p log q, by Jensen's inequality one way and the other.
-    most = within - _average_of_logs(p, q.log_weights[None] - divergences)
-    least = -_average_of_logs(p, q.log_weights[None] + log_overlaps(p, q))
-    low, high = _entropy_bounds(p)
-    upper = at_most(most - low, _variational_bound(p, q, divergences))
+    most = -_average_of_logs(p, q.log_weights[None] - divergences)
+    least = -_average_of_logs(p, q.log_weights[None] + log_overlaps(p, q)) - within
+    low, high = _entropies_of_labels(p)
+    upper = at_least(at_most(most - low, _variational_bound(p, q, divergences)), 0)
     lower = at_most(at_least(least - high, 0), upper)
     return lower, upper, most - high
 
@@ -260,7 +269,8 @@ def _variational_bound(p: GaussianMixture, q: GaussianMixture, divergences: Arra
 
     shape = divergences.shape
     log_shares = jnp.broadcast_to(p.log_weights[:, None], shape)
-    best = bound(lax.stop_gradient(lax.fori_loop(0, BOUND_STEPS, next_shares, log_shares)))
+    log_shares = lax.stop_gradient(lax.fori_loop(0, BOUND_STEPS, next_shares, log_shares))
+    best = bound(log_shares)
     if shape[0] != shape[1]:
         return best
     ratios = jnp.where(p.weights > 0, p.log_weights, 0)[:, None] - q.log_weights[None]
@@ -268,4 +278,7 @@ def _variational_bound(p: GaussianMixture, q: GaussianMixture, divergences: Arra
     costs = jnp.where(alive, p.weights[:, None] * (divergences + ratios), 0)
     partners = assignment(lax.stop_gradient(costs))
     matched = jnp.where(jnp.arange(shape[1])[None] == partners[:, None], 0, -jnp.inf)
-    return at_most(best, bound(matched.astype(divergences.dtype)))
+    # Who has a partner without weight makes the bound infinite.
+    possible = jnp.all((p.weights == 0) | (q.weights[partners] > 0))
+    shares = jnp.where(possible, matched.astype(divergences.dtype), log_shares)
+    return at_most(best, bound(shares))

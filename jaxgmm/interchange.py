@@ -22,7 +22,8 @@ def from_sklearn(estimator: Any) -> GaussianMixture:
 
     Raises:
         TypeError: something else.
-        ValueError: it isn't fitted, or its parameters are not those of a mixture.
+        ValueError: it isn't fitted, or its parameters are not those of a mixture; in float32 a
+            covariance of a condition number above 1e7 may not be one.
 
     Example:
         >>> import numpy as np, jaxgmm as jg

@@ -6,7 +6,7 @@ Sums of covariances have factors, too, which come from the factors by orthogonal
 import math
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxgmm.covariance import (
     Covariance,
@@ -94,13 +94,21 @@ def bhattacharyya_distances(p: GaussianMixture, q: GaussianMixture) -> Array:
 
 
 def kl_divergences(p: GaussianMixture, q: GaussianMixture) -> Array:
-    """KL(f_a ‖ g_b): (K₁, K₂), accurate however close they are, see `kl_between_covariances`."""
+    """KL(f_a ‖ g_b): (K₁, K₂), accurate however close they are, see `kl_between_covariances`.
+
+    However far, too: where a ratio of factors is not near 1 its logarithm is a difference.
+    """
     first, second = (
         jnp.swapaxes(factors(mixture.covariance, p.n_features), 1, 2) for mixture in (p, q)
     )
     error = q.covariance.whiten(first[:, :, None] - jnp.swapaxes(second, 0, 1)[None])
     diagonal = jnp.einsum("aibi->abi", error)
-    excess = jnp.sum(diagonal - jnp.log1p(diagonal), axis=2)
+    own, other = (
+        jnp.log(diagonal_of_factors(mixture.covariance, p.n_features)) for mixture in (p, q)
+    )
+    near = jnp.abs(diagonal) < 0.5
+    log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, diagonal, 0)), own[:, None] - other[None])
+    excess = jnp.sum(diagonal - log_ratio, axis=2)
     apart = q.covariance.whiten(p.means[:, None] - q.means[None])
     divergence = (jnp.sum(error**2, axis=(1, 3)) + jnp.sum(apart**2, axis=2)) / 2 + excess
     return jnp.broadcast_to(divergence, (p.n_components, q.n_components))
@@ -109,15 +117,15 @@ def kl_divergences(p: GaussianMixture, q: GaussianMixture) -> Array:
 def squared_wasserstein_distances(p: GaussianMixture, q: GaussianMixture) -> Array:
     """W₂²(f_a, g_b): (K₁, K₂), squared units of the data.
 
-    |μ_a - μ_b|² + tr Σ_a + tr Σ_b - 2 tr (Σ_a^½ Σ_b Σ_a^½)^½, of which the last trace is the sum of
-    the singular values of L_aᵀ L_b.
+    |μ_a - μ_b|² + |L_a - L_b U|², with the orthogonal U that makes it least, the polar factor of
+    L_bᵀ L_a. As it is the best, a change of it changes nothing to first order: derivatives pass by.
     """
     first, second = (factors(mixture.covariance, p.n_features) for mixture in (p, q))
-    cross = einsum("aij,bil->abjl", first, second)
-    common = jnp.sum(jnp.linalg.svd(cross, compute_uv=False), axis=2)
-    sizes = jnp.sum(first**2, axis=(1, 2))[:, None] + jnp.sum(second**2, axis=(1, 2))[None]
-    bures = at_least(sizes - 2 * common, 0)
-    return bures + jnp.sum((p.means[:, None] - q.means[None]) ** 2, axis=2)
+    cross = lax.stop_gradient(einsum("bij,ail->abjl", second, first))
+    left, _, right = jnp.linalg.svd(cross, full_matrices=False)
+    rotated = einsum("bij,abjl->abil", second, einsum("abij,abjl->abil", left, right))
+    apart = jnp.sum((p.means[:, None] - q.means[None]) ** 2, axis=2)
+    return apart + jnp.sum((first[:, None] - rotated) ** 2, axis=(2, 3))
 
 
 def _squared_distances(p: GaussianMixture, q: GaussianMixture, covariance: Covariance) -> Array:

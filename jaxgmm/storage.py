@@ -159,8 +159,8 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
     Args:
         path: what it is called in the end; an existing file is replaced.
 
-    Returns:
-        A context, in which the file can be written and read.
+    Yields:
+        The file, open for writing and reading bytes.
 
     Raises:
         OSError: the place can't be written.

@@ -16,8 +16,8 @@ from jaxgmm.validation import (
     check_count,
     check_key,
     check_mixture,
+    check_probability,
     in_common_dtype,
-    is_concrete,
 )
 
 # Weights, means and standard deviations of components over one feature: (K,) each.
@@ -63,10 +63,7 @@ def quantile(mixture: GaussianMixture, probability: ArrayLike) -> Array:
         ValueError: several features, or a batch; where values are known, no probabilities.
     """
     _check_line(mixture)
-    given = as_float_array("probability", probability)
-    if is_concrete(given) and not bool(jnp.all((given >= 0) & (given <= 1))):
-        raise ValueError(f"probability must lie between 0 and 1, got {probability!r}")
-    mixture, given = in_common_dtype(mixture, given)
+    mixture, given = in_common_dtype(mixture, check_probability("probability", probability))
     return _quantile(_line_of(mixture), given)
 
 
@@ -106,9 +103,7 @@ def highest_density_level(
 
     Source: Hyndman 1996.
     """
-    given = as_float_array("mass", mass)
-    if is_concrete(given) and not bool(jnp.all((given >= 0) & (given <= 1))):
-        raise ValueError(f"mass must lie between 0 and 1, got {mass!r}")
+    given = check_probability("mass", mass)
     levels = _levels_of_draws(key, mixture, n_samples)
     return jnp.quantile(levels, 1 - given.astype(levels.dtype))
 
@@ -118,7 +113,8 @@ def outlier_score(
 ) -> Array:
     """How much of the mixture is denser than a point, from draws: (..., D) -> (...), 0 to 1.
 
-    Of data that are from the mixture a part of 1 % scores above 0.99.
+    Of data that are from the mixture a part of 1 % scores above 0.99. It is a count of draws, and
+    has no derivative.
 
     Args:
         key: a JAX PRNG key.
@@ -132,8 +128,9 @@ def outlier_score(
     """
     mixture, x = as_query(mixture, x)
     levels = _levels_of_draws(key, mixture, n_samples)
-    n_below = jnp.searchsorted(levels, mixture.log_prob(x), side="right")
-    return 1 - n_below.astype(levels.dtype) / levels.size
+    level = mixture.log_prob(x)
+    n_below = jnp.searchsorted(levels, level, side="right").astype(levels.dtype)
+    return jnp.where(jnp.isnan(level), level, 1 - n_below / levels.size)
 
 
 def _levels_of_draws(key: Array, mixture: GaussianMixture, n_samples: int) -> Array:
@@ -207,9 +204,10 @@ def _differentiate_quantile(
 ) -> tuple[Array, Array]:
     line, probability = primals
     x = _quantile(line, probability)
-    moved = jax.jvp(lambda line: _below(line, x), (line,), (tangents[0],))[1]
     weights, _, scales = line
     densities = norm.pdf(_standardized(line, x))
     density = einsum("...k,k->...", densities, weights / scales)
     reached = density > 0
+    at = jnp.where(reached, x, 0)
+    moved = jax.jvp(lambda line: _below(line, at), (line,), (tangents[0],))[1]
     return x, jnp.where(reached, (tangents[1] - moved) / jnp.where(reached, density, 1), 0)

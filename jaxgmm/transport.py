@@ -65,8 +65,9 @@ def _solve(source: Any, target: Any, costs: Any) -> list[np.ndarray]:
     costs = np.asarray(costs)
     n_sources, n_targets = costs.shape
     parts = [np.asarray(weights, np.float64) for weights in (source, target)]
+    nothing = [np.full(array.shape, np.nan, costs.dtype) for array in (costs, *parts)]
     if not all(np.isfinite(array).all() for array in (costs, *parts)):
-        return [np.full(array.shape, np.nan, costs.dtype) for array in (costs, *parts)]
+        return nothing
     leaves = kron(eye_array(n_sources), csr_array(np.ones((1, n_targets))))
     arrives = kron(csr_array(np.ones((1, n_sources))), eye_array(n_targets))
     # In units of the costs, so that the solver's tolerances mean the same for all.
@@ -77,6 +78,8 @@ def _solve(source: Any, target: Any, costs: Any) -> list[np.ndarray]:
         b_eq=np.concatenate([weights / weights.sum() for weights in parts]),
         method="highs-ds",
     )
+    if found.x is None:
+        return nothing
     prices = unit * found.eqlin.marginals
     solution = (found.x.reshape(costs.shape), prices[:n_sources], prices[n_sources:])
     return [array.astype(costs.dtype) for array in solution]

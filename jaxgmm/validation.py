@@ -243,6 +243,16 @@ def check_number(name: str, value: Any) -> Any:
     return value
 
 
+def check_probability(name: str, value: ArrayLike) -> Array:
+    """`value` as an array of floats; ValueError where it is known not to lie between 0 and 1."""
+    array = as_float_array(name, value)
+    if is_concrete(value):
+        known = np.asarray(value, np.float64)
+        if not np.all((known >= 0) & (known <= 1)):
+            raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
+    return array
+
+
 def check_choice(name: str, value: Any, choices: Any) -> str:
     """A name out of a list; ValueError lists the choices."""
     if not isinstance(value, str) or value not in choices:

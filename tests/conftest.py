@@ -29,6 +29,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_a_module():
+    """Programs go with the module that needs them: each maps memory, and maps are limited."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=STRUCTURES)
 def covariance_type(request):
     """Every row of the table of covariance types."""

@@ -231,6 +231,17 @@ def test_conditionals_integrate_to_one():
         np.testing.assert_allclose(total, 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_components_far_away_cost_no_accuracy(weight):
+    covariance = [[1.0, 0.9], [0.9, 1.0]]
+    mixture = jg.GaussianMixture.create(
+        array([1 - weight, weight]), array([[0.0, 0.0], [1e6, 0.0]]), array([covariance] * 2)
+    )
+    mean, _ = jg.regress(mixture, [0], array([[0.5]]))
+    assert_close(mean, [[0.45]])
+    assert_close(jg.condition(mixture, [0], array([0.5])).means[0], [0.45])
+
+
 @pytest.mark.parametrize("indices", [[1], [0, 3], [2, 0, 1]])
 def test_marginals_and_conditionals_are_those_of_a_peer(indices):
     gmr = pytest.importorskip("gmr")

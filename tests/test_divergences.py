@@ -43,6 +43,20 @@ def integral(values):
     return STEP * np.sum(values)
 
 
+def hershey_and_olsen(p, q):
+    """Their variational approximation, for mixtures on a line."""
+
+    def between(first, second):
+        means = [double(m.means)[:, 0] for m in (first, second)]
+        variances = [double(m.covariances)[:, 0, 0] for m in (first, second)]
+        ratio = variances[0][:, None] / variances[1][None]
+        squares = (means[0][:, None] - means[1][None]) ** 2 / variances[1][None]
+        terms = np.exp(-(ratio + squares - 1 - np.log(ratio)) / 2)
+        return np.log(terms @ double(second.weights))
+
+    return double(p.weights) @ (between(p, p) - between(p, q))
+
+
 @pytest.mark.parametrize("apart", [0.0, 2.0, 8.0])
 def test_divergence_lies_between_its_bounds(key, apart):
     for p, q in (pair_on_a_line(apart), pair_on_a_line(apart)[::-1]):
@@ -54,7 +68,9 @@ def test_divergence_lies_between_its_bounds(key, apart):
         assert 0 < float(found.standard_error) < 0.1
         assert 0 <= float(found.lower) <= exact <= float(found.upper)
         rough = jg.kl_divergence(p, q)
-        assert float(rough.lower) <= float(rough.value) <= float(rough.upper)
+        approximation = hershey_and_olsen(p, q)
+        clipped = np.clip(approximation, float(rough.lower), float(rough.upper))
+        assert_close(rough.value, clipped, rtol=by_dtype(1e-4, 1e-9))
         assert_close(rough.upper, found.upper)
         assert np.isinf(rough.standard_error)
 
@@ -95,7 +111,7 @@ def test_nothing_diverges_from_itself(covariance_type, key):
     assert float(jg.kl_divergence(p, p, key=key).value) == 0
     assert float(jg.cauchy_schwarz_divergence(p, p)) <= by_dtype(1e-6, 1e-12)
     assert float(jg.l2_distance(p, p)) <= by_dtype(1e-4, 1e-8)
-    assert float(jg.wasserstein_distance(p, p)) <= by_dtype(1e-2, 1e-6)
+    assert float(jg.wasserstein_distance(p, p)) <= 1000 * EPS
 
 
 def log_ratio(p, q, key):
@@ -111,7 +127,8 @@ def test_bounds_hold_for_every_type(covariance_type, other, key):
         (jg.kl_divergence(p, q, key=key), log_ratio(p, q, key)),
         (jg.entropy(p, key=key), -log_ratio(p, None, key)),
     ]:
-        assert float(found.lower) <= float(found.value) <= float(found.upper)
+        slack = 5 * float(found.standard_error)
+        assert float(found.lower) - slack <= average <= float(found.upper) + slack
         assert abs(float(found.value) - average) < 7 * float(found.standard_error)
 
 
@@ -178,6 +195,8 @@ def numbers(p, q, key):
     return jnp.stack(
         [
             jg.kl_divergence(p, q).value,
+            jg.kl_divergence(p, q, key=key, n_samples=100).value,
+            jg.entropy(p, key=key, n_samples=100).value,
             jg.kl_divergence(p, q).upper,
             jg.kl_divergence(p, q).lower,
             jg.entropy(p).value,
@@ -189,6 +208,7 @@ def numbers(p, q, key):
 
 
 def test_derivatives_are_those_of_differences(key):
+    """Averages aside: there draws move otherwise than those of another mixture."""
     p, q = pair_on_a_line(1.0)
     size = by_dtype(1e-2, 1e-5)
 
@@ -196,7 +216,8 @@ def test_derivatives_are_those_of_differences(key):
         weights = jnp.log(array([0.3, 0.7]) + t * array([0.5, -0.5]))
         means = p.means + t * array([[1.0], [-2.0]])
         scale = p.covariance.scale * jnp.exp(t * array([0.3, -0.4]))
-        return numbers(jg.GaussianMixture(weights, means, jg.Spherical(scale)), q, key)
+        found = numbers(jg.GaussianMixture(weights, means, jg.Spherical(scale)), q, key)
+        return jnp.delete(found, np.array([1, 2]))
 
     slopes = jax.jacfwd(at)(array(0.0))
     differences = (at(array(size)) - at(array(-size))) / (2 * size)
@@ -231,6 +252,48 @@ def test_derivatives_are_finite_where_components_coincide_or_have_no_weight(key)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
     found = jg.kl_divergence(p, p, key=key)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+def test_divergences_from_a_component_without_weight_have_finite_derivatives(key):
+    p = on_a_line([0.5, 0.5], [0.0, 4.0], [1.0, 1.0])
+    q = on_a_line([1.0, 0.0], [0.0, 4.0], [1.0, 1.0])
+    for first, second in ((p, q), (q, p)):
+        slopes = jax.jacrev(lambda p, q: numbers(p, q, key), argnums=(0, 1))(first, second)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+
+
+@pytest.mark.parametrize("ratio", [1e-8, 1e-5, 1e-2, 0.9999, 1.0001, 1e2, 1e5])
+def test_divergence_between_narrow_and_wide_is_exact(ratio):
+    narrow, wide = on_a_line([1.0], [0.0], [ratio]), on_a_line([1.0], [0.0], [1.0])
+    exact = (np.expm1(2 * np.log(ratio)) - 2 * np.log(ratio)) / 2
+    if abs(ratio - 1) < 0.1:
+        exact = (ratio - 1) ** 2 - (ratio - 1) ** 3 / 3
+    found = jg.kl_divergence(narrow, wide)
+    assert_close(found.value, exact, rtol=by_dtype(1e-3 if 0.1 < ratio < 10 else 1e-5, 1e-4))
+
+
+def test_a_small_divergence_in_many_features_is_not_lost():
+    p, q = (
+        jg.GaussianMixture.create([1.0], array(np.full((1, 64), m)), array(1.0), "tied_spherical")
+        for m in (0.0, 0.00025)
+    )
+    assert_close(jg.kl_divergence(p, q).value, 64 * 0.00025**2 / 2, rtol=1e-4)
+
+
+def test_a_short_way_is_not_lost_in_the_size_of_the_components():
+    p = mixture_of("full")
+    step = by_dtype(1e-4, 1e-8)
+    moved = jg.GaussianMixture(p.log_weights, p.means + step, p.covariance)
+    assert_close(jg.wasserstein_distance(p, moved), 2 * step, rtol=0.02)
+    slope = jax.grad(lambda q: jg.wasserstein_distance(p, q))(moved)
+    expected = np.broadcast_to(double(p.weights)[:, None] / 2, (3, 4))
+    assert_close(slope.means, expected, rtol=0.05)
+
+
+def test_averages_over_draws_that_can_not_be_compared_are_no_numbers(key):
+    p = on_a_line([0.5, 0.5], [0.0, 1e20], [1.0, 1.0])
+    found = jg.kl_divergence(p, on_a_line([1.0], [0.0], [1.0]), key=key)
+    assert not np.isnan(found.value) and np.isinf(found.standard_error)
 
 
 def test_a_divergence_from_what_excludes_a_component_is_still_finite():

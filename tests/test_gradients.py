@@ -261,6 +261,14 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
+def test_in_a_batch_of_a_program_everything_is_what_it_is_alone(use):
+    points = array([[1.0, 0.5], [-0.3, 2.0]])
+    together = jax.jit(jax.vmap(USES[use], (None, 0)))(NASTY, points)
+    alone = jnp.stack([jnp.asarray(USES[use](NASTY, point)) for point in points])
+    assert_close(together, alone, rtol=by_dtype(1e-3, 1e-8), atol=by_dtype(1e-3, 1e-8))
+
+
+@pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("point", [1.0, 1e6])
 def test_derivatives_are_finite_wherever_the_value_is(use, point):
     def number(mixture, x):

@@ -110,6 +110,30 @@ def test_scores_of_draws_are_uniform(key):
     assert float(jg.outlier_score(key, jg.reduce(mixture, 1), mixture.mean())) < 100 * EPS + 1e-3
 
 
+def test_far_tails_are_relatively_exact():
+    points = np.array([-12.0, -8.0])
+    assert_close(
+        jg.cdf(line(), array(points)), below(double(array(points))), rtol=by_dtype(1e-3, 1e-9)
+    )
+
+
+def test_derivatives_at_the_ends_are_finite():
+    slopes = jax.jacrev(lambda m: jg.quantile(m, [0.0, 0.5, 1.0]))(line())
+    assert all(np.isfinite(double(leaf)).all() for leaf in jax.tree.leaves(slopes))
+    assert double(slopes.means)[1].any()
+
+
+def test_a_point_that_is_no_number_has_no_score(key):
+    assert np.isnan(jg.outlier_score(key, line(), array([np.nan])))
+
+
+def test_constants_are_checked_while_programs_are_traced(key):
+    assert np.isfinite(jax.jit(lambda m: jg.quantile(m, 0.5))(line()))
+    assert np.isfinite(jax.jit(lambda m: jg.highest_density_level(key, m, 0.5))(line()))
+    with pytest.raises(ValueError, match="probability must lie between 0 and 1"):
+        jax.jit(lambda m: jg.quantile(m, 2.0))(line())
+
+
 def test_errors_say_what_does_not_fit(key):
     mixture = mixture_of("full")
     with pytest.raises(ValueError, match="one feature is needed, the mixture has 4; see marginal"):

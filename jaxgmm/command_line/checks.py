@@ -14,11 +14,15 @@ from jaxgmm.storage import as_arrays, check_parameters, load
 
 
 def check_places(sources: Mapping[str, Path | None], places: Sequence[Path]) -> None:
-    """ValueError unless files can be written there, without harm to what is read or each other.
+    """Refuses files that can't be written, or not without harm to what is read or each other.
 
     Args:
         sources: files that are read, by what they are.
         places: files to write.
+
+    Raises:
+        UsageError: two places are the same.
+        ValueError: a place can't be written, or is one of the sources.
     """
     if len({place.resolve() for place in places}) < len(places):
         raise UsageError(f"--output and --plot are the same file, {places[0]}")

@@ -50,10 +50,13 @@ def criterion(selection: Selection, ax: Axes | None = None) -> Axes:
             rows["n_components"], rows[name], bars, marker="o", markersize=4, label=covariance_type
         )
     best = selection.best
-    (winner, *_) = table[
-        (table["n_components"] == best.mixture.n_components)
-        & (table["log_likelihood"] == float(best.log_likelihood))
-    ]
+    log_likelihood = float(best.log_likelihood)
+    winner = next(
+        row
+        for row in selection.ranked()
+        if row["n_components"] == best.mixture.n_components
+        and (row["log_likelihood"] == log_likelihood or np.isnan(log_likelihood))
+    )
     ax.plot(winner["n_components"], winner[name], "o", markersize=11, fillstyle="none", color="0.2")
     ax.set(xlabel="components", ylabel=name.upper())
     ax.set_xticks(np.unique(table["n_components"]))
