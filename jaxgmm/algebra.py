@@ -16,13 +16,12 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
-from jaxgmm.densities import far_density, standardized
+from jaxgmm.densities import far_density, log_shares, standardized
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import (
     chunk_size,
     einsum,
     factor_of_root,
-    log_softmax,
     map_over_chunks,
     shifted_exponentials,
 )
@@ -250,7 +249,7 @@ def _means_of_rest(
 def _condition(mixture: GaussianMixture, given: tuple[int, ...], values: Array) -> GaussianMixture:
     known, across, covariance = _split(mixture, given)
     z = standardized(known.covariance, known.means, values[None])
-    log_weights = log_softmax(far_density(known.covariance, z) + known.log_weights[:, None], axis=0)
+    log_weights = log_shares(known.log_weights, known.covariance, z)
     means = _means_of_rest(mixture, given, across, z)
     return GaussianMixture(log_weights[:, 0], means[:, :, 0], covariance)
 

@@ -67,9 +67,8 @@ def far_density(covariance: Covariance, z: Array) -> Array:
     return -square / 2 - log_normalizer(covariance, z.shape[1])[:, None]
 
 
-def log_shares(log_weights: Array, covariance: Covariance, means: Array, x: Array) -> Array:
-    """log p(k | x): (N, D) -> (K, N)."""
-    z = standardized(covariance, means, x)
+def log_shares(log_weights: Array, covariance: Covariance, z: Array) -> Array:
+    """log p(k | x) of standardized points: (K, D, N) -> (K, N)."""
     return log_softmax(far_density(covariance, z) + log_weights[:, None], axis=0)
 
 
@@ -103,6 +102,7 @@ def log_responsibilities(
 ) -> Array:
     """log p(k | x): (..., D) -> (..., K)."""
 
-    return _over_rows(
-        lambda rows: log_shares(log_weights, covariance, means, rows).T, x, means.shape[0]
-    )
+    def log_responsibilities_of(rows: Array) -> Array:
+        return log_shares(log_weights, covariance, standardized(covariance, means, rows)).T
+
+    return _over_rows(log_responsibilities_of, x, means.shape[0])
