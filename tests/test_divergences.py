@@ -291,7 +291,7 @@ def test_a_short_way_is_not_lost_in_the_size_of_the_components():
 
 
 def test_averages_over_draws_that_can_not_be_compared_are_no_numbers(key):
-    p = on_a_line([0.5, 0.5], [0.0, 1e20], [1.0, 1.0])
+    p = on_a_line([0.5, 0.5], [0.0, by_dtype(1e20, 1e160)], [1.0, 1.0])
     found = jg.kl_divergence(p, on_a_line([1.0], [0.0], [1.0]), key=key)
     assert not np.isnan(found.value) and np.isinf(found.standard_error)
 
