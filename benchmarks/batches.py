@@ -28,29 +28,19 @@ from machine import RESULTS
 from parts import measure
 from real_data import data_sets
 from sklearn.mixture import GaussianMixture
+from timing import timed
 from workloads import Workload, sample
 
 import jaxgmm as jg
 from jaxgmm import restarts
 
 COMPARED = ("jax", "jaxlib", "jaxgmm", "numpy", "scikit-learn")
-REPEATS = 5
 # Of which the times are scaled to all.
 SKLEARN_MODELS, VMAP_MODELS = 100, 1000
 # Scikit-learn's default, of the gain of a step; here of all that is left to gain.
 PEERS_TOL = 1e-3
 STRAGGLER_LENGTHS = (0, 100, 300, 1000, 3000)
 SEEDS = 20
-
-
-def seconds(function: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, float, Any]:
-    """Of the first call, the median of several more, and what the last one returned."""
-    times = []
-    for _ in range(repeats + 1):
-        begin = time.perf_counter()
-        result = jax.block_until_ready(function())
-        times.append(time.perf_counter() - begin)
-    return times[0], float(np.median(times[1:])), result
 
 
 def small_data(n_models: int, n: int, d: int, k: int, separation: float) -> np.ndarray:
@@ -90,8 +80,8 @@ def small_data_sets(n_models: int, n: int, d: int, k: int, separation: float) ->
     """One row of the table of many small data sets."""
     key, x = jax.random.key(0), small_data(n_models, n, d, k, separation)
     on_device = jnp.asarray(x)
-    first, batch, results = seconds(lambda: jg.fit_batch(key, on_device, k), 3)
-    _, early, stopped = seconds(lambda: jg.fit_batch(key, on_device, k, tol=PEERS_TOL))
+    first, batch, results = timed(lambda: jg.fit_batch(key, on_device, k), 3)
+    _, early, stopped = timed(lambda: jg.fit_batch(key, on_device, k, tol=PEERS_TOL))
 
     sampled = x[:SKLEARN_MODELS]
     begin = time.perf_counter()
@@ -102,7 +92,7 @@ def small_data_sets(n_models: int, n: int, d: int, k: int, separation: float) ->
     n_plain = min(n_models, VMAP_MODELS)
     keys = jax.vmap(lambda b: jax.random.fold_in(key, b))(jnp.arange(n_plain))
     fit_each = jax.jit(jax.vmap(lambda key, x: jg.fit(key, x, k, history=False)))
-    _, plain, _ = seconds(lambda: fit_each(keys, on_device[:n_plain]), repeats=1)
+    _, plain, _ = timed(lambda: fit_each(keys, on_device[:n_plain]), repeats=1)
 
     n_iter = np.asarray(results.n_iter)
 
@@ -146,8 +136,8 @@ def stragglers(n_models: int) -> list[dict]:
         x = jnp.asarray(hard if length else easy)
         options = {"max_iter": length or max(STRAGGLER_LENGTHS), "tol": 1e-12}
         fit_each = jax.jit(jax.vmap(lambda key, x: jg.fit(key, x, 2, history=False, **options)))
-        _, batch, results = seconds(lambda: jg.fit_batch(key, x, 2, **options))
-        _, plain, _ = seconds(lambda: fit_each(keys, x), repeats=1)
+        _, batch, results = timed(lambda: jg.fit_batch(key, x, 2, **options))
+        _, plain, _ = timed(lambda: fit_each(keys, x), repeats=1)
         n_iter = np.sort(np.asarray(results.n_iter))
         found = {
             "length": length,
@@ -166,8 +156,8 @@ def large_restarts(n: int, d: int, k: int, n_init: int) -> dict:
     """One large fit with many restarts, beside its restarts one by one."""
     x = jnp.asarray(sample(Workload("full", "float32", n, d, k), np.random.default_rng(0)))
     key = jax.random.key(0)
-    _, one, single = seconds(lambda: jg.fit(key, x, k, history=False), 3)
-    _, several, best = seconds(lambda: jg.fit(key, x, k, n_init=n_init, history=False), 1)
+    _, one, single = timed(lambda: jg.fit(key, x, k, history=False), 3)
+    _, several, best = timed(lambda: jg.fit(key, x, k, n_init=n_init, history=False), 1)
     keys = [jax.random.fold_in(jax.random.key(1), restart) for restart in range(n_init)]
     alone = [float(jg.fit(key, x, k, history=False).log_likelihood) / n for key in keys]
     return {

@@ -11,29 +11,17 @@ Parts, each written to `results/densities.json`:
 """
 
 import time
-from collections.abc import Callable
 
 import gmr
 import jax
 import jax.numpy as jnp
 import numpy as np
 from parts import measure
+from timing import timed
 
 import jaxgmm as jg
 
 COMPARED = ("jaxgmm", "jax", "jaxlib", "gmr", "numpy", "scikit-learn")
-REPEATS = 5
-
-
-def seconds(function: Callable, repeats: int = REPEATS) -> float:
-    """The median of several calls, after one that compiles."""
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))
 
 
 def random_mixture(k: int, d: int, dtype: str) -> jg.GaussianMixture:
@@ -62,7 +50,7 @@ def regression(quick: bool) -> list[dict]:
             mixture = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), exact)
             values = jnp.asarray(x, dtype)
             row = {"n": n, "d": 8, "k": 16, "dtype": dtype, "gmr_seconds": theirs}
-            row["seconds"] = seconds(lambda m=mixture, v=values: jg.regress(m, given, v))
+            row["seconds"] = timed(lambda m=mixture, v=values: jg.regress(m, given, v)).seconds
             error = np.abs(np.asarray(jg.regress(mixture, given, values)[0]) - expected)
             rows.append(row | {"largest_difference": float(error.max())})
     return rows
@@ -75,12 +63,12 @@ def sampling(quick: bool) -> list[dict]:
         mixture = random_mixture(k, d, "float32")
         estimator = jg.to_sklearn(mixture)
         keys = iter(jax.random.split(jax.random.key(0), 100))
-        ours = seconds(lambda mixture=mixture, keys=keys, n=n: mixture.sample(next(keys), n))
+        ours = timed(lambda mixture=mixture, keys=keys, n=n: mixture.sample(next(keys), n)).seconds
         random = np.random.default_rng(0)
-        noise = seconds(
+        noise = timed(
             lambda random=random, shape=(n, d): random.standard_normal(shape, np.float32), 3
-        )
-        theirs = seconds(lambda estimator=estimator, n=n: estimator.sample(n)[0], 1)
+        ).seconds
+        theirs = timed(lambda estimator=estimator, n=n: estimator.sample(n)[0], 1).seconds
         row = {"n": n, "d": d, "k": k, "seconds": ours, "scikit_learn_seconds": theirs}
         rows.append(row | {"numpy_normal_seconds": noise})
     return rows

@@ -16,8 +16,6 @@ Parts:
 Writes `results/derivatives.json`, `derivatives.md`, `derivatives.png` and `memory.png`.
 """
 
-import time
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -26,6 +24,7 @@ import numpy as np
 import optax
 from machine import RESULTS
 from parts import measure
+from timing import timed
 
 import jaxgmm as jg
 
@@ -59,17 +58,6 @@ def line(n: int, separation: float) -> tuple:
     return jnp.asarray(x), jg.GaussianMixture.create(*start, "spherical")
 
 
-def seconds(function: Callable, *arguments: jax.Array) -> tuple[float, jg.FitResult]:
-    """The median of five calls, after one that compiles."""
-    result = jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times)), result
-
-
 def cost(quick: bool) -> list[dict]:
     """A gradient beside the fit, float32."""
     rows = []
@@ -86,7 +74,7 @@ def cost(quick: bool) -> list[dict]:
         row = {"n": len(x), "d": 8, "k": 8, "separation": separation}
         for name, function in compiled.items():
             memory = function.lower(x).compile().memory_analysis()
-            row[f"{name}_seconds"], result = seconds(function, x)
+            _, row[f"{name}_seconds"], result = timed(partial(function, x))
             row[f"{name}_temporaries_mb"] = memory.temp_size_in_bytes / 1e6
             if name == "fit":
                 row |= {"iterations": int(result.n_iter), "status": int(result.status)}
@@ -179,7 +167,7 @@ def optimizers(quick: bool) -> list[dict]:
         of_this = []
         for name, way in ways.items():
             options = many | ({"max_iter": 2_000} if "drawn" in name else {})
-            taken, result = seconds(jax.jit(partial(way, start, **options)), x)
+            _, taken, result = timed(partial(jax.jit(partial(way, start, **options)), x))
             row = {"n": len(x), "d": 4, "k": 5, "separation": separation, "way": name}
             row |= {"seconds": taken, "iterations": int(result.n_iter)}
             row |= {"converged": bool(result.converged)}

@@ -80,12 +80,12 @@ def fits_of_jaxgmm(x: np.ndarray, seeds: int, dtype: str, init: str, reg_covar: 
         yield jg.Status(int(results.status[seed])), log_likelihood, count.min()
 
 
-def fits_of_peer(x: np.ndarray, seeds: int):
-    """The same of scikit-learn at its defaults; its status is that of its own flag."""
+def fits_of_peer(x: np.ndarray, seeds: int, **options: float):
+    """The same of scikit-learn, by default at its defaults; its status is that of its own flag."""
     for seed in range(seeds):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            peer = Peer(N_COMPONENTS, random_state=seed).fit(x)
+            peer = Peer(N_COMPONENTS, random_state=seed, **options).fit(x)
         factors = np.linalg.cholesky(peer.covariances_)
         log_likelihood, count = score(np.log(peer.weights_), peer.means_, factors, x)
         status = jg.Status.CONVERGED if peer.converged_ else jg.Status.MAX_ITER

@@ -267,7 +267,7 @@ def _regress(
     place = np.empty((n_rest, n_rest), int)
     place[pairs] = place[pairs[::-1]] = np.arange(len(pairs[0]))
 
-    def moments(values: Array) -> Array:
+    def moments(values: Array) -> tuple[Array, Array]:
         z = standardized(known.covariance, known.means, values)
         logits = far_density(known.covariance, z) + known.log_weights[:, None]
         terms, sum_of_terms, _ = shifted_exponentials(logits, axis=0)
@@ -281,13 +281,12 @@ def _regress(
             jax.tree.map(jnp.asarray, pairs),
         )
         total = einsum("kf,kn->fn", within.reshape(-1, n_rest**2), shares) + between[place.ravel()]
-        return jnp.concatenate([mean, total]).T
+        return mean.T, total.T
 
     rows = values.reshape(-1, len(given))
     size = chunk_size(rows.shape[0], mixture.n_components * mixture.n_features)
-    found = map_over_chunks(moments, rows, size)
+    mean, total = map_over_chunks(moments, rows, size)
     shape = values.shape[:-1]
-    mean, total = found[:, :n_rest], found[:, n_rest:]
     return mean.reshape(*shape, n_rest), total.reshape(*shape, n_rest, n_rest)
 
 

@@ -16,7 +16,7 @@ from jaxgmm.covariance import (
     factors,
 )
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, factor_of_root, log_softmax
+from jaxgmm.numerics import einsum, factor_of_root, log_softmax, square_root
 from jaxgmm.pairs import (
     bhattacharyya_distances,
     check_pair,
@@ -152,9 +152,9 @@ class _Component(NamedTuple):
         share = other.weight / jnp.where(total > 0, total, 1)
         apart = other.mean - self.mean
         roots = (
-            _root(1 - share) * self.factor,
-            _root(share) * other.factor,
-            (_root(share) * _root(1 - share) * apart)[:, None],
+            square_root(1 - share) * self.factor,
+            square_root(share) * other.factor,
+            (square_root(share * (1 - share)) * apart)[:, None],
         )
         factor = factor_of_root(jnp.concatenate(roots, axis=1))
         return _Component(total, self.mean + share * apart, factor)
@@ -167,12 +167,6 @@ class _Component(NamedTuple):
         """The bound on what merging two changes: ()."""
         both = self.with_other(other).log_volume()
         return (both - self.log_volume() - other.log_volume()) / 2
-
-
-def _root(value: Array) -> Array:
-    """The square root, with a finite derivative at 0."""
-    positive = value > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1)), 0)
 
 
 @partial(jax.jit, static_argnames="n_components")

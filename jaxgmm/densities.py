@@ -63,7 +63,8 @@ def far_density(covariance: Covariance, z: Array) -> Array:
         shrink = lax.stop_gradient(jnp.where(far[None, None], limit / radius, 1))
         return jnp.sum((z * shrink) ** 2, axis=1)
 
-    square = lax.cond(agreed(jnp.all(jnp.isfinite(square))), lambda: square, pulled_in)
+    near = jnp.all(jnp.isfinite(jnp.sum(square, axis=0)))
+    square = lax.cond(agreed(near), lambda: square, pulled_in)
     return -square / 2 - log_normalizer(covariance, z.shape[1])[:, None]
 
 

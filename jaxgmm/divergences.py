@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from jaxgmm.densities import log_normalizer
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least, at_most, log_softmax, logsumexp, weighted_sum
+from jaxgmm.numerics import at_least, at_most, log_softmax, logsumexp, square_root, weighted_sum
 from jaxgmm.pairs import (
     bhattacharyya_distances,
     check_pair,
@@ -144,9 +144,7 @@ def l2_distance(p: GaussianMixture, q: GaussianMixture) -> Array:
     of_both, of_p, of_q = _log_products(p, q)
     top = lax.stop_gradient(jnp.maximum(of_p, of_q))
     square = jnp.exp(of_p - top) + jnp.exp(of_q - top) - 2 * jnp.exp(of_both - top)
-    positive = square > 0
-    root = jnp.sqrt(jnp.where(positive, square, 1))
-    return jnp.where(positive, jnp.exp(top / 2) * root, 0)
+    return jnp.exp(top / 2) * square_root(square)
 
 
 def cauchy_schwarz_divergence(p: GaussianMixture, q: GaussianMixture) -> Array:
@@ -185,9 +183,7 @@ def wasserstein_distance(p: GaussianMixture, q: GaussianMixture) -> Array:
     Source: Delon & Desolneux 2020.
     """
     p, q = check_pair(p, q)
-    square = transport_cost(p.weights, q.weights, squared_wasserstein_distances(p, q))
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+    return square_root(transport_cost(p.weights, q.weights, squared_wasserstein_distances(p, q)))
 
 
 def _between(lower: Array, upper: Array, value: Array) -> Estimate:

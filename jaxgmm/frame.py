@@ -140,6 +140,32 @@ def frame_of(x: Array, weights: Array, isotropic: bool | Array) -> Frame:
     frame = Frame(
         jnp.where(usable, center, 0), jnp.where(usable, scale, 1), jnp.ones_like(magnitude)
     )
-    first, second = Rows(frame, x, weights).moments()
-    variance = jnp.where(usable & ~constant, second - first**2, 1)
+    variance = jnp.where(usable & ~constant, _variance(frame, x, weights), 1)
     return replace(frame, variance=jnp.where(jnp.all(weights >= 0), variance, jnp.nan))
+
+
+@jax.custom_jvp
+def _variance(frame: Frame, x: Array, weights: Array) -> Array:
+    """Of weighted data in a frame that is a constant to differentiation: (D,).
+
+    Backward, a derivative by rows would be gathered chunk by chunk in another array like x. From
+    d Var z = Σ w (2 (z - mean) dz + ((z - mean)² - Var z) dw / w) / Σ w it is one product for each
+    number of the data, made where it is added.
+    """
+    first, second = Rows(frame, x, weights).moments()
+    return second - first**2
+
+
+@_variance.defjvp
+def _differentiate_variance(
+    primals: tuple[Frame, Array, Array], tangents: tuple[Frame, Array, Array]
+) -> tuple[Array, Array]:
+    frame, x, weights = primals
+    _, x_moved, weights_moved = tangents
+    mean, second = Rows(frame, x, weights).moments()
+    variance = second - mean**2
+    apart = frame.read(x, weights) - mean[None]
+    moved = jnp.where(weights[:, None] != 0, x_moved, 0) / frame.scale[None]
+    change = 2 * weights[:, None] * apart * moved
+    change += weights_moved[:, None] * (apart**2 - variance[None])
+    return variance, jnp.sum(change, axis=0) / jnp.sum(weights)

@@ -56,6 +56,23 @@ class Descent(NamedTuple):
     remaining: Array
     look: Array
 
+    @classmethod
+    def begin(
+        cls, optimizer: optax.GradientTransformation, zero: Coordinates, settings: Settings
+    ) -> "Descent":
+        """Nothing done yet."""
+        dtype = jax.tree.leaves(zero)[0].dtype
+        return cls(
+            step=zero,
+            state=optimizer.init(zero),
+            n_iter=jnp.asarray(0, jnp.int32),
+            value=jnp.asarray(-jnp.inf, dtype),
+            finite=jnp.asarray(True),
+            history=jnp.zeros(settings.max_iter if settings.history else 0, dtype),
+            remaining=jnp.asarray(jnp.inf, dtype),
+            look=jnp.asarray(1, jnp.int32),
+        )
+
 
 def fit_gradient(
     mixture: GaussianMixture,
@@ -207,21 +224,10 @@ def _descend(
         left = descent.remaining >= tol
         return left & descent.finite & (descent.n_iter < settings.max_iter)
 
-    zero = origin_of(start)
-    state = optimizer.init(zero)
+    first = Descent.begin(optimizer, origin_of(start), settings)
     # A line search ends with the value and the gradient that the next update begins with.
-    tree_get = optax.tree_utils.tree_get
-    searches = key is None and None not in (tree_get(state, "value"), tree_get(state, "grad"))
-    first = Descent(
-        step=zero,
-        state=state,
-        n_iter=jnp.asarray(0, jnp.int32),
-        value=jnp.asarray(-jnp.inf, dtype),
-        finite=jnp.asarray(True),
-        history=jnp.zeros(settings.max_iter if settings.history else 0, dtype),
-        remaining=jnp.asarray(jnp.inf, dtype),
-        look=jnp.asarray(1, jnp.int32),
-    )
+    kept = (optax.tree_utils.tree_get(first.state, name) for name in ("value", "grad"))
+    searches = key is None and None not in kept
     return lax.while_loop(goes_on, advance, first)
 
 

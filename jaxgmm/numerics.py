@@ -85,6 +85,12 @@ def at_most(value: Array, bound: ArrayLike) -> Array:
     return jnp.where(bound < value, bound, value)
 
 
+def square_root(value: Array) -> Array:
+    """√value, and 0, with derivative 0, where it is 0 or below; NaN where it is NaN."""
+    nothing = value <= 0
+    return jnp.where(nothing, 0, jnp.sqrt(jnp.where(nothing, 1, value)))
+
+
 def shifted_exponentials(logits: Array, axis: int = -1) -> tuple[Array, Array, Array]:
     """exp(logits - top), its sum and top, the largest logit: what a softmax is made of.
 
@@ -272,23 +278,35 @@ def sum_over_chunks(summand: Callable[[Array, Array], T], n_rows: int, chunk_row
     return unravel(total)
 
 
-def map_over_chunks(function: Callable[[Array], Array], x: Array, chunk_rows: int) -> Array:
-    """`function` on row chunks of x, its results put together again.
+def map_over_chunks(function: Callable[[Array], T], x: Array, chunk_rows: int) -> T:
+    """`function` on row chunks of x, each result written where it belongs.
+
+    The last chunk starts early enough to be whole; rows that it shares with the one before are
+    written twice.
 
     Args:
-        function: maps (rows, D) to (rows, ...), row by row.
+        function: maps (rows, D) to a pytree of (rows, ...), row by row.
         x: (N, D).
         chunk_rows: number of rows in a chunk.
     """
     n_rows = x.shape[0]
     if n_rows <= chunk_rows:
         return function(x)
-    n_chunks = -(-n_rows // chunk_rows)
-    starts = jnp.minimum(jnp.arange(n_chunks) * chunk_rows, n_rows - chunk_rows)
-    parts = lax.map(lambda start: function(lax.dynamic_slice_in_dim(x, start, chunk_rows)), starts)
-    whole = parts[:-1].reshape(-1, *parts.shape[2:])
-    overlap = n_chunks * chunk_rows - n_rows
-    return jnp.concatenate([whole, parts[-1, overlap:]])
+
+    def write_chunk(index: Array, results: T) -> T:
+        start = jnp.minimum(index * chunk_rows, n_rows - chunk_rows)
+        found = function(lax.dynamic_slice_in_dim(x, start, chunk_rows))
+        return jax.tree.map(
+            lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, axis=0),
+            results,
+            found,
+        )
+
+    # Where derivatives go backward, what a chunk made on its way is made again.
+    function = jax.checkpoint(function)
+    of_chunk = jax.eval_shape(function, x[:chunk_rows])
+    results = jax.tree.map(lambda leaf: jnp.zeros((n_rows, *leaf.shape[1:]), leaf.dtype), of_chunk)
+    return lax.fori_loop(0, -(-n_rows // chunk_rows), write_chunk, results)
 
 
 def chunk_size(n_rows: int, numbers_per_row: int) -> int:

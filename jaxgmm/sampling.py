@@ -22,6 +22,8 @@ COLUMNS_AT_ONCE = 64
 def draw(parameters: Parameters, key: Array, n: int) -> tuple[Array, Array]:
     """Rows and the components that they are from: (n, D), (n,) int.
 
+    Rows are NaN where the weights are, or all 0.
+
     Args:
         parameters: log-weights (K,), means (K, D) and covariance.
         key: a JAX PRNG key.
@@ -34,7 +36,8 @@ def draw(parameters: Parameters, key: Array, n: int) -> tuple[Array, Array]:
     uniform = jax.random.uniform(key_of_labels, (n,), means.dtype)
     labels = jnp.searchsorted(ends / ends[-1], uniform, side="right", method="compare_all")
     noise = jax.random.normal(key_of_noise, (n, means.shape[1]), means.dtype)
-    return means[labels] + _unwhitened(covariance, labels, noise), labels
+    x = means[labels] + _unwhitened(covariance, labels, noise)
+    return jnp.where(ends[-1] > 0, x, jnp.nan), labels
 
 
 def _unwhitened(covariance: Covariance, labels: Array, noise: Array) -> Array:

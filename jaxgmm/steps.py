@@ -15,7 +15,7 @@ from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import at_least, at_most, smallest_variance
 from jaxgmm.quadratic import reach_of
 from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.structures import Form, structure_named
+from jaxgmm.structures import Form, Structure, structure_named
 from jaxgmm.validation import (
     as_float_array,
     check_data,
@@ -210,18 +210,7 @@ def maximize(
     count = jnp.where(dead, 0, statistics.count)
     shift = statistics.first / jnp.where(dead, jnp.inf, count)[:, None]
 
-    def pool(array: Array) -> Array:
-        return jnp.sum(array, axis=0, keepdims=True) if structure.shared else array
-
-    scatter = statistics.second
-    if scatter.ndim == 3 and not structure.full_second_moment:
-        scatter = jnp.diagonal(scatter, axis1=1, axis2=2)
-    if structure.full_second_moment:
-        moved = count[:, None, None] * shift[:, :, None] * shift[:, None, :]
-        scatter = raised_to_zero(pool(scatter) - pool(moved))
-    else:
-        scatter = at_least(pool(scatter) - pool(count[:, None] * shift**2), 0)
-
+    scatter = _scatter_about_means(statistics.second, count, shift, structure)
     if not structure.shared:
         of_dead = dead.reshape(-1, *(1,) * (scatter.ndim - 1))
         average = jnp.sum(jnp.where(of_dead, 0, scatter), axis=0, keepdims=True) / total
@@ -238,6 +227,22 @@ def maximize(
         )
     log_weights = jnp.where(dead, -jnp.inf, jnp.log(jnp.where(dead, 1, weights)))
     return GaussianMixture(log_weights, statistics.origin + shift, covariance)
+
+
+def _scatter_about_means(second: Array, count: Array, shift: Array, structure: Structure) -> Array:
+    """Second moments about what is `shift` (K, D) away from the origin that they were about.
+
+    Of all components, or their sum where they share a covariance; matrices, or their diagonals.
+    """
+
+    def pool(array: Array) -> Array:
+        return jnp.sum(array, axis=0, keepdims=True) if structure.shared else array
+
+    if structure.full_second_moment:
+        moved = count[:, None, None] * shift[:, :, None] * shift[:, None, :]
+        return raised_to_zero(pool(second) - pool(moved))
+    diagonal = jnp.diagonal(second, axis1=1, axis2=2) if second.ndim == 3 else second
+    return at_least(pool(diagonal) - pool(count[:, None] * shift**2), 0)
 
 
 def raised_to_zero(scatter: Array) -> Array:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm.covariance import diagonal_of_factors
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import align, difference, einsum
+from jaxgmm.numerics import align, difference, einsum, square_root
 from jaxgmm.validation import (
     as_float_array,
     as_query,
@@ -78,10 +78,8 @@ def mahalanobis(mixture: GaussianMixture, x: ArrayLike) -> Array:
     x = x[..., None, :]
     z = mixture.covariance.whiten(x - align(mixture.means, x))
     largest = lax.stop_gradient(jnp.max(jnp.abs(z), axis=-1, keepdims=True))
-    unit = jnp.where(largest > 0, largest, 1)
-    square = jnp.sum((z / unit) ** 2, axis=-1)
-    away = square > 0
-    return jnp.where(away, unit[..., 0] * jnp.sqrt(jnp.where(away, square, 1)), 0)
+    unit = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
+    return unit[..., 0] * square_root(jnp.sum((z / unit) ** 2, axis=-1))
 
 
 def highest_density_level(

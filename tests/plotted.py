@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import jaxgmm as jg
@@ -22,12 +23,25 @@ def mixture_of(n_features):
     return jg.GaussianMixture.create(WEIGHTS, MEANS[:, :d], COVARIANCES[:, :d, :d])
 
 
+def batch_of(n_features):
+    return jax.tree.map(lambda leaf: leaf[None], mixture_of(n_features))
+
+
 def rows_of(n_features, n=50):
     return np.asarray(mixture_of(n_features).sample(jax.random.key(0), n))
 
 
 def new_axes():
     return Figure().subplots()
+
+
+def assert_fully_drawn(ax):
+    """What the axes show can be painted, and lies within limits that are numbers in order."""
+    FigureCanvasAgg(ax.figure).draw()
+    left, right, bottom, top = ax.axis()
+    assert np.isfinite([left, right, bottom, top]).all()
+    assert left < right
+    assert bottom < top
 
 
 def drawn(ax, kind):

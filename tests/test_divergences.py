@@ -1,5 +1,7 @@
 """Entropies, divergences and distances, against quadrature and closed forms."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -320,3 +322,30 @@ def test_errors_say_what_does_not_fit():
         jg.entropy(p, key=3)
     with pytest.raises(ValueError, match="n_samples must be an integer of at least 2"):
         jg.entropy(p, key=jax.random.key(0), n_samples=1)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        lambda p, q, key: jg.entropy(p).value,
+        lambda p, q, key: jg.entropy(p, key=key, n_samples=10).value,
+        lambda p, q, key: jg.kl_divergence(p, q).value,
+        lambda p, q, key: jg.kl_divergence(q, p, key=key, n_samples=10).value,
+        lambda p, q, key: jg.l2_distance(p, q),
+        lambda p, q, key: jg.cauchy_schwarz_divergence(p, q),
+        lambda p, q, key: jg.wasserstein_distance(p, q),
+        lambda p, q, key: jg.cdf(p, 0.5),
+        lambda p, q, key: jg.quantile(p, 0.5),
+        lambda p, q, key: jg.mahalanobis(p, [0.5])[0],
+        lambda p, q, key: jg.highest_density_level(key, p, 0.5, n_samples=10),
+        lambda p, q, key: jg.outlier_score(key, p, [0.5], n_samples=10),
+    ],
+)
+@pytest.mark.parametrize("part", ["means", "scale"])
+def test_numbers_about_a_mixture_that_is_no_number_are_none(key, number, part):
+    good, q = pair_on_a_line()
+    broken = replace(good, means=good.means.at[0].set(jnp.nan))
+    if part == "scale":
+        scale = good.covariance.scale.at[0].set(jnp.nan)
+        broken = replace(good, covariance=jg.Spherical(scale))
+    assert np.isnan(number(broken, q, key))

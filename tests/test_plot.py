@@ -12,7 +12,7 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.collections import PathCollection
 from matplotlib.patches import Ellipse
-from plotted import MEANS, drawn, mixture_of, new_axes, rows_of
+from plotted import MEANS, batch_of, drawn, mixture_of, new_axes, rows_of
 
 import jaxgmm as jg
 from jaxgmm import plot
@@ -167,6 +167,9 @@ def test_degenerate_mixtures_and_data_are_drawn(tmp_path, n_features, scale, x):
         (lambda: plot.density(mixture_of(2), mass=1.0), "mass must lie between 0 and 1, got 1.0"),
         (lambda: plot.density(mixture_of(2), rows_of(3)), r"x must be \(N, 2\), got shape"),
         (lambda: plot.density(mixture_of(2), names=["a"]), "names must be 2 labels, got 1"),
+        (lambda: plot.density(batch_of(2)), "one mixture is expected"),
+        (lambda: plot.pairs(batch_of(3)), "one mixture is expected"),
+        (lambda: plot.pairs(mixture_of(3), max_features=1), "max_features must be"),
         (lambda: plot.pairs(mixture_of(1)), "at least 2 features, got 1; see density"),
         (lambda: plot.pairs(mixture_of(2), mass=0.0), "mass must lie between 0 and 1, got 0.0"),
         (lambda: plot.picture("a.docx", mixture_of(2)), "must end in .png, .pdf, .svg, .jpg"),

@@ -8,8 +8,17 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from plotted import COVARIANCES, MEANS, WEIGHTS, drawn, mixture_of, new_axes, rows_of
+from plotted import (
+    COVARIANCES,
+    MEANS,
+    WEIGHTS,
+    assert_fully_drawn,
+    batch_of,
+    drawn,
+    mixture_of,
+    new_axes,
+    rows_of,
+)
 
 import jaxgmm as jg
 from jaxgmm import plot
@@ -237,9 +246,9 @@ def test_of_many_rows_a_selection_is_drawn(draw):
     ids=["no row", "one row", "constant feature", "outlier", "no finite row"],
 )
 def test_any_data_can_be_drawn(draw, x):
-    figure = Figure()
-    draw(mixture_of(2), x, figure.subplots())
-    figure.canvas.draw()
+    ax = new_axes()
+    draw(mixture_of(2), x, ax)
+    assert_fully_drawn(ax)
 
 
 @of_a_plane
@@ -257,18 +266,17 @@ def test_any_data_can_be_drawn(draw, x):
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.0, 1.0]])
 @pytest.mark.parametrize("mean", [0.0, 1e6])
 def test_any_mixture_can_be_drawn(draw, covariances, weights, mean):
-    figure = Figure()
+    ax = new_axes()
     with jax.enable_x64(True):
         mixture = jg.GaussianMixture.create(weights, np.full((2, 2), mean), np.array(covariances))
-        draw(mixture, np.array([[mean, mean], [mean + 1, mean]]), figure.subplots())
-    figure.canvas.draw()
+        draw(mixture, np.array([[mean, mean], [mean + 1, mean]]), ax)
+    assert_fully_drawn(ax)
 
 
 @of_a_plane
 def test_batch_is_refused(draw):
-    batch = jax.tree.map(lambda leaf: leaf[None], mixture_of(2))
     with pytest.raises(ValueError, match="one mixture is expected"):
-        draw(batch, rows_of(2))
+        draw(batch_of(2), rows_of(2))
 
 
 @pytest.mark.parametrize("name", ["contours", "ellipses", "responsibilities", "heat_map"])

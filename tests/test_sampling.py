@@ -85,3 +85,10 @@ def test_components_without_weight_leave_derivatives_finite(key):
     dead = replace(mixture, log_weights=array([-np.inf, np.log(0.4), np.log(0.6)]))
     slope = jax.grad(lambda m: jnp.sum(m.sample(key, 40, differentiable_weights=True)))(dead)
     assert all(np.isfinite(double(leaf)).all() for leaf in jax.tree.leaves(slope))
+
+
+@pytest.mark.parametrize("log_weights", [[0.0, np.nan], [-np.inf, -np.inf]])
+def test_weights_that_are_no_distribution_make_no_rows(key, log_weights):
+    whole = jg.GaussianMixture.create([0.5, 0.5], [[0.0], [1.0]], [1.0, 1.0], "spherical")
+    broken = replace(whole, log_weights=array(log_weights))
+    assert np.isnan(broken.sample(key, 5)).all()

@@ -144,3 +144,8 @@ def test_errors_say_what_does_not_fit(key):
         jg.highest_density_level(key, mixture, -0.1)
     with pytest.raises(ValueError, match=r"x must be \(\.\.\., 4\)"):
         jg.outlier_score(key, mixture, array([1.0]))
+
+
+def test_infinitely_far_is_no_short_distance():
+    mixture = jg.GaussianMixture.create([1.0], [[0.0, 0.0]], [1.0], "spherical")
+    assert jg.mahalanobis(mixture, [np.inf, 0.0]).tolist() == [np.inf]

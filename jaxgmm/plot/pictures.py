@@ -27,6 +27,7 @@ from jaxgmm.plot.drawing import (
     plane_of,
 )
 from jaxgmm.storage import written_atomically
+from jaxgmm.validation import check_count, check_mixture
 
 FORMATS = ("png", "pdf", "svg", "jpg")
 
@@ -58,21 +59,18 @@ def density(
         The axes.
 
     Raises:
-        ValueError: D is neither 1 nor 2, shapes don't agree, or mass is no probability.
+        ValueError: D is neither 1 nor 2, shapes don't agree, mass is no probability, or a batch.
     """
+    check_mixture(mixture)
     if mixture.n_features not in (1, 2):
         raise ValueError(f"density draws 1 or 2 features, got {mixture.n_features}; see pairs")
     check_mass("mass", mass)
     x = as_rows(mixture, x)
     names = as_names(mixture, names)
     ax = axes_or_current(ax)
-    if mixture.n_features == 1:
-        _draw_curve(ax, components_of(mixture, [0]), x)
-        ax.set_ylabel("density")
-    else:
-        _draw_plane(ax, components_of(mixture, [0, 1]), x, _colors(mixture, x), mass)
-        ax.set_ylabel(names[1])
-    ax.set_xlabel(names[0])
+    components = components_of(mixture, range(mixture.n_features))
+    _draw(ax, components, x, _colors(mixture, x), mass)
+    ax.set(xlabel=names[0], ylabel=["density", *names[1:]][-1])
     return ax
 
 
@@ -99,9 +97,11 @@ def pairs(
         The figure.
 
     Raises:
-        ValueError: shapes don't agree, fewer than two features, or mass is no probability.
+        ValueError: shapes don't agree, fewer than two features, mass is no probability, or a
+            batch.
     """
-    n_drawn = min(mixture.n_features, max_features)
+    check_mixture(mixture)
+    n_drawn = min(mixture.n_features, check_count("max_features", max_features, 2))
     if n_drawn < 2:
         raise ValueError(f"pairs draws at least 2 features, got {n_drawn}; see density")
     check_mass("mass", mass)
@@ -119,12 +119,7 @@ def pairs(
             ax.remove()
             continue
         features = [column] if row == column else [column, row]
-        points = None if x is None else x[:, features]
-        components = components_of(mixture, features)
-        if row == column:
-            _draw_curve(ax, components, points)
-        else:
-            _draw_plane(ax, components, points, colors, mass)
+        _draw(ax, components_of(mixture, features), _of(x, features), colors, mass)
         _label_outer(ax, names, row, column, n_drawn)
     return figure
 
@@ -168,6 +163,20 @@ def picture_format(path: str | os.PathLike[str]) -> str:
     if kind not in FORMATS:
         raise ValueError(f"a picture's name must end in .{', .'.join(FORMATS)}; got {path}")
     return kind
+
+
+def _of(x: np.ndarray | None, features: list[int]) -> np.ndarray | None:
+    return None if x is None else x[:, features]
+
+
+def _draw(
+    ax: Axes, components: Components, x: np.ndarray | None, colors: list[str], mass: float
+) -> None:
+    """One feature, or two."""
+    if components.means.shape[1] == 1:
+        _draw_curve(ax, components, x)
+    else:
+        _draw_plane(ax, components, x, colors, mass)
 
 
 def _draw_curve(ax: Axes, components: Components, x: np.ndarray | None) -> None:
