@@ -10,6 +10,7 @@ from jax import Array, lax
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.numerics import (
     agreed,
+    at_most,
     chunk_size,
     einsum,
     log_softmax,
@@ -44,7 +45,7 @@ def log_density(covariance: Covariance, means: Array, x: Array) -> Array:
 
 
 def far_density(covariance: Covariance, z: Array) -> Array:
-    """log N(x | μ_k, Σ_k) of points pulled in from where squares would overflow.
+    """log N(x | μ_k, Σ_k) of points pulled in from where no component's square is a number.
 
     Args:
         covariance: of K components.
@@ -52,20 +53,19 @@ def far_density(covariance: Covariance, z: Array) -> Array:
 
     Returns:
         (K, N), always finite; the differences between components have the right sign. Equal to
-        `log_density` wherever that is finite for all components.
+        `log_density` where that is finite.
     """
+    most = float(jnp.finfo(z.dtype).max)
     square = jnp.sum(z**2, axis=1)
+    near = jnp.isfinite(jnp.min(square, axis=0))
 
     def pulled_in() -> Array:
-        limit = (float(jnp.finfo(z.dtype).max) / z.shape[1]) ** 0.5 / 4
-        radius = jnp.max(jnp.abs(z), axis=(0, 1), keepdims=True, initial=1)
-        far = ~jnp.all(jnp.isfinite(square), axis=0)
-        shrink = lax.stop_gradient(jnp.where(far[None, None], limit / radius, 1))
-        return jnp.sum((z * shrink) ** 2, axis=1)
+        radius = jnp.max(jnp.abs(z), axis=(0, 1), initial=1)
+        shrink = lax.stop_gradient((most / z.shape[1]) ** 0.5 / 4 / radius)
+        return jnp.where(near[None], square, jnp.sum((z * shrink[None, None]) ** 2, axis=1))
 
-    near = jnp.all(jnp.isfinite(jnp.sum(square, axis=0)))
-    square = lax.cond(agreed(near), lambda: square, pulled_in)
-    return -square / 2 - log_normalizer(covariance, z.shape[1])[:, None]
+    square = lax.cond(agreed(jnp.all(near)), lambda: square, pulled_in)
+    return -at_most(square, most) / 2 - log_normalizer(covariance, z.shape[1])[:, None]
 
 
 def log_shares(log_weights: Array, covariance: Covariance, z: Array) -> Array:

@@ -183,6 +183,19 @@ def test_with_a_shared_covariance_far_points_belong_to_the_nearest_mean():
     assert mixture.predict(array(distances)).tolist() == [1, 0, 1, 0]
 
 
+def test_a_component_too_tight_for_its_square_changes_nothing_among_others():
+    tight = by_dtype(1e-25, 1e-180)
+    means, variances = array([[0.0], [1.0], [10.0]]), array([1.0, 1.0, tight**2])
+    scale = jg.Spherical(array([1.0, 1.0, tight]))
+    others = jg.GaussianMixture.create(array([0.5, 0.5]), means[:2], variances[:2], "spherical")
+    mixture = jg.GaussianMixture(jnp.log(array([0.4, 0.4, 0.2])), means, scale)
+    point = array([0.2])
+    assert_close(mixture.responsibilities(point)[:2], others.responsibilities(point))
+    assert mixture.responsibilities(point)[2] == 0
+    slope = jax.grad(lambda x: mixture.log_responsibilities(x)[0])(point)
+    assert_close(slope, jax.grad(lambda x: others.log_responsibilities(x)[0])(point))
+
+
 @pytest.mark.parametrize("point", FAR.values(), ids=FAR)
 def test_far_densities_are_representable_or_minus_infinity(mixture, point):
     log_prob = double(mixture.log_prob(array(point)))
