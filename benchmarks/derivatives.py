@@ -147,7 +147,7 @@ def error(quick: bool) -> list[dict]:
                 row |= {"iterations": int(steps), "relative_error": float(wrong)}
                 row |= {"iterations_to_1e-14": int(n_iter), "rate": speed}
                 rows.append(row)
-            return rows
+    return rows
 
 
 def optimizers(quick: bool) -> list[dict]:

@@ -101,7 +101,7 @@ def fit_batch(
         settings=settings,
     )
     if isinstance(x, (list, tuple)) and all(np.ndim(item) == 2 for item in x):
-        return _fit_lists(fit_arrays, x, weights, init)
+        return _fit_lists(fit_arrays, x, n_components, weights, init)
     x, weights = check_batch(x, weights)
     n_models = len(x) if x.ndim == 3 else len(weights)
     return fit_arrays(np.arange(n_models), x, weights, init)
@@ -219,6 +219,7 @@ def _check_given(init: Any, x: Array, n_models: int, n_components: int) -> Any:
 def _fit_lists(
     fit_arrays: Callable[..., FitResult],
     x: Sequence[ArrayLike],
+    n_components: int,
     weights: Any,
     init: Any,
 ) -> FitResult:
@@ -231,13 +232,21 @@ def _fit_lists(
     data = [as_float_array(f"x[{b}]", item) for b, item in enumerate(x)]
     given = None
     if not isinstance(init, (str, GaussianMixture)):
-        given = [as_float_array("responsibilities", item) for item in init]
+        given = [as_float_array(f"responsibilities[{b}]", item) for b, item in enumerate(init)]
     own = (
         [unit_weights(item) for item in data]
         if weights is None
         else [as_float_array(f"weights[{b}]", item) for b, item in enumerate(weights)]
     )
+    if given is not None and len(given) != n_models:
+        raise ValueError(f"init must hold {n_models} arrays, one for each of x, got {len(given)}")
     for b, (item, of_rows) in enumerate(zip(data, own, strict=True)):
+        check_n_components(n_components, item.shape[0])
+        if given is not None and given[b].shape != (item.shape[0], n_components):
+            raise ValueError(
+                f"responsibilities[{b}] must be {(item.shape[0], n_components)}, got "
+                f"{given[b].shape}"
+            )
         if item.shape[1] != data[0].shape[1] or of_rows.shape != item.shape[:1]:
             raise ValueError(
                 f"x[{b}] must be (N, {data[0].shape[1]}) with weights (N,), got {item.shape} and "

@@ -119,6 +119,11 @@ def prepared(covariance: Covariance) -> Covariance:
             return covariance
 
 
+def unprepared(covariance: Covariance) -> Covariance:
+    """The same covariance, with nothing at hand that follows from the rest."""
+    return Full(covariance.scale_tril) if isinstance(covariance, Full) else covariance
+
+
 def factors(covariance: Covariance, n_features: int) -> Array:
     """L as matrices: (K or 1, D, D)."""
     identity = jnp.eye(n_features, dtype=jax.tree.leaves(covariance)[0].dtype)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from jaxgmm.coordinates import Coordinates, around, origin_of, slope_of
 from jaxgmm.krylov import conjugate_residuals
@@ -27,7 +28,7 @@ from jaxgmm.problem import Problem, by_differences, ready
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize
 
-# Newton steps at most, and how precisely the systems of the first ones are solved.
+# Mixtures that Newton's method looks at, at most, and how precisely the first systems are solved.
 NEWTON_STEPS, FORCING = 50, 0.1
 
 
@@ -202,15 +203,26 @@ class Ascent(NamedTuple):
         )
 
 
-def newton(problem: Problem, mixture: GaussianMixture, covariance_type: str) -> Ascent:
+def newton(
+    problem: Problem,
+    mixture: GaussianMixture,
+    covariance_type: str,
+    most: ArrayLike = NEWTON_STEPS,
+) -> Ascent:
     """The maximum next to a mixture, by Newton steps.
 
     They go no farther than a radius allows, which grows or shrinks with every step that is good or
     isn't; and just as far where the curvature isn't that of a maximum.
+
+    Args:
+        problem: the data.
+        mixture: the start, in their frame.
+        covariance_type: of the fit.
+        most: () int, how many mixtures are looked at, at most.
     """
 
     def goes_on(ascent: Ascent) -> Array:
-        return ~ascent.arrived & (ascent.n_tried <= NEWTON_STEPS)
+        return ~ascent.arrived & (ascent.n_tried < most)
 
     def advance(ascent: Ascent) -> Ascent:
         there = View.of(problem, ascent.tried, covariance_type)

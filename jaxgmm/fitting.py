@@ -59,12 +59,13 @@ def fit(
         n_components: K, at most N.
         covariance_type: "full", "tied", "diag", "spherical", "tied_diag" or "tied_spherical".
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
-        init: "k-means++" (the partition that k-means reaches in three iterations from greedy
-            seeds), "kmeans" (the one that it converges to), "random" (random responsibilities),
-            "random_from_data" (the nearest-seed partition of K random rows), a `GaussianMixture`,
-            or responsibilities (N, K). Seeds are chosen from max(8192, 128 K) rows where there are
-            more. A partition becomes a mixture by one M-step; parts of the named ones that are too
-            small for a covariance borrow from the average one.
+        init: "k-means++" (the partition by centers that k-means reaches in ten iterations from
+            greedy seeds), "kmeans" (the partition that it converges to), "random" (random
+            responsibilities), "random_from_data" (the nearest-seed partition of K random rows), a
+            `GaussianMixture`, or responsibilities (N, K). Seeds are chosen, and the ten iterations
+            made, on max(8192, 128 K) rows where there are more. A partition becomes a mixture by
+            one M-step; parts of the named ones that are too small for a covariance borrow from the
+            average one.
         n_init: number of restarts; a given mixture or given responsibilities are one start. Of more
             than four restarts, the four that are best after 16 steps climb to the end; all others
             do too where these end degenerate.
@@ -117,7 +118,7 @@ def fit(
     if isinstance(init, str):
         check_choice("init", init, STARTS)
     else:
-        given = as_responsibilities(init, x, n_components)
+        given = as_responsibilities(init, x, n_components, weights=weights)
         x, weights, given = in_common_dtype(x, weights, given)
         init, n_init = "given", 1
     numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))

@@ -191,14 +191,15 @@ def _descend(
     settings: Settings,
 ) -> Descent:
     """Updates until there is nothing left to gain."""
-    weight = jnp.sum(problem.rows.weights)
-    dtype = start.means.dtype
+    weights, dtype = problem.rows.weights, start.means.dtype
+    weight = jnp.sum(weights)
+    present = jnp.argsort(weights <= 0, stable=True)
 
     def advance(descent: Descent) -> Descent:
         number = descent.n_iter
         seen = problem
         if key is not None:
-            seen = _drawn(problem, jax.random.fold_in(key, number), batch_rows)
+            seen = _drawn(problem, present, jax.random.fold_in(key, number), batch_rows)
         objective = partial(objective_around, seen, start, covariance_type=settings.covariance_type)
         value, new, state = _updated(optimizer, objective, descent, searches)
         found = around(start, new)
@@ -307,8 +308,16 @@ def _looked(
     return remaining, later.astype(number.dtype)
 
 
-def _drawn(problem: Problem, key: Array, n_rows: int) -> Problem:
-    """The problem of some rows, drawn at random."""
+def _drawn(problem: Problem, present: Array, key: Array, n_rows: int) -> Problem:
+    """The problem of some rows, drawn at random.
+
+    Args:
+        problem: of all rows.
+        present: (N,) their numbers, of those that have a weight first.
+        key: a JAX PRNG key.
+        n_rows: how many.
+    """
     frame, x, weights = problem.rows
-    numbers = jax.random.randint(key, (n_rows,), 0, x.shape[0])
+    places = jax.random.randint(key, (n_rows,), 0, jnp.sum(weights > 0))
+    numbers = present[places]
     return problem._replace(rows=Rows(frame, x[numbers], weights[numbers]), reach=None)

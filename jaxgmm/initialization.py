@@ -21,18 +21,18 @@ Responsibilities = Callable[[Array, Array], Array]
 
 # Seeds may be outliers. After a few iterations of k-means hardly any of them still has a part of
 # its own, from which EM would climb to a component of a handful of rows (benchmarks/spurious.py).
-FEW_ITERATIONS = 3
+FEW_ITERATIONS = 10
 MAX_ITERATIONS = 300
 
-# Seeds are one after the other, and so are chosen from no more rows than are needed for them.
+# Seeds are one after the other, and so are chosen, and sent off, on no more rows than they need.
 SAMPLE_ROWS = 2**13
 SAMPLE_ROWS_PER_SEED = 2**7
 
 
 def by_plus_plus(key: Array, rows: Rows, active: Array) -> Responsibilities:
-    """The partition that k-means reaches in a few iterations from greedy k-means++ seeds."""
+    """The partition by centers that k-means reaches in a few iterations from greedy seeds."""
     sample, seeds = _seeds(key, rows, active)
-    return Nearest(lloyd(rows, sample, seeds, FEW_ITERATIONS))
+    return Nearest(lloyd(sample, sample, seeds, FEW_ITERATIONS))
 
 
 def by_kmeans(key: Array, rows: Rows, active: Array) -> Responsibilities:

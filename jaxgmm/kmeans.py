@@ -15,9 +15,9 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def squared_distances(z: Array, centers: Array) -> Array:
-    """|z_n - c_k|²: (N, D), (K, D) -> (K, N)."""
-    difference = z.T[:, None, :] - centers.T[:, :, None]
-    return jnp.sum(difference**2, axis=0)
+    """|z_n - c_k|²: (N, D), (K, D) -> (K, N), in vectors of rows, of which XLA makes fast loops."""
+    columns = z.T
+    return lax.map(lambda center: jnp.sum((columns - center[:, None]) ** 2, axis=0), centers)
 
 
 @dataclass(frozen=True)
@@ -84,21 +84,17 @@ def subsample(rows: Rows, size: int) -> Rows:
 def draw_rows(key: Array, density: Array, n_draws: int) -> Array:
     """Row numbers drawn in proportion to a density over rows: (n_draws,).
 
-    Each row has a clock that rings after a time with this rate, and the first is drawn: so a row's
-    chances come from its own number, and rows of density 0 behind it change nothing.
+    Rows of density 0 are not drawn, and those behind all others change nothing.
 
     Args:
         key: PRNG key.
         density: (N,), not normalized.
         n_draws: how many.
     """
-    tiny = float(jnp.finfo(density.dtype).tiny)
-
-    def draw(key: Array) -> Array:
-        return jax.random.uniform(key, density.shape, density.dtype, minval=tiny)
-
-    uniform = jax.vmap(draw)(jax.random.split(key, n_draws))
-    return jnp.argmax(jnp.log(uniform) / density[None], axis=1)
+    ends = jnp.cumsum(density)
+    places = jax.random.uniform(key, (n_draws,), density.dtype) * ends[-1]
+    last = jnp.argmax(ends == ends[-1])
+    return jnp.minimum(jnp.searchsorted(ends, places, side="right"), last)
 
 
 def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm.acceleration import METHODS, Pilot
 from jaxgmm.convergence import Progress, Step, expected_gain, gain_by_rounding
-from jaxgmm.curvature import newton
+from jaxgmm.curvature import NEWTON_STEPS, newton
 from jaxgmm.diagnosis import degenerate_components
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.implicit import as_maximum
@@ -260,12 +260,14 @@ def finished(problem: Problem, loop: Loop, tol: Array, settings: Settings) -> Lo
     mixture, trace = landed(*loop)
     if not settings.polish:
         return mixture, trace
-    ascent = newton(problem, mixture, settings.covariance_type)
+    left = jnp.minimum(settings.max_iter - trace.n_iter, NEWTON_STEPS)
+    ascent = newton(problem, mixture, settings.covariance_type, left)
     progress = Progress.known(ascent.gain_left(), tol)
-    n_iter = jnp.minimum(trace.n_iter + ascent.n_tried, settings.max_iter).astype(jnp.int32)
+    n_iter = trace.n_iter + ascent.n_tried
     history = trace.history
     if history.size:
         skipped = jnp.arange(settings.max_iter, dtype=jnp.int32) >= trace.n_iter - 1
+        skipped &= ascent.n_tried > 0
         history = jnp.where(skipped, ascent.statistics.log_likelihood, history)
     polished = trace._replace(n_iter=n_iter, progress=progress, history=history)
     trace = jax.tree.map(partial(jnp.where, trace.finite), polished, trace)

@@ -19,6 +19,7 @@ from jaxgmm.validation import (
     as_query,
     check_count,
     check_key,
+    check_mixture,
     in_common_dtype,
     is_concrete,
 )
@@ -122,6 +123,7 @@ class GaussianMixture:
     @property
     def covariance_type(self) -> str:
         """The covariance type that the storage says; for a single component the untied one."""
+        check_mixture(self)
         return covariance_type_of(self.covariance, self.n_components)
 
     @property

@@ -203,7 +203,8 @@ def expect_by_products(
         values = features.of(z.T)
         logits = einsum("kf,fn->kn", coefficients, values) + constants[:, None]
         if log_prior is not None:
-            logits += lax.dynamic_slice_in_dim(log_prior, numbers[0], numbers.size).T
+            given = lax.dynamic_slice_in_dim(log_prior, numbers[0], numbers.size)
+            logits += jnp.where(weights[:, None] != 0, given, 0).T
         terms, total, top = shifted_exponentials(logits, axis=0)
         log_prob = (jnp.log(total) + top)[0]
         sums = einsum("fn,kn->fk", values, terms * (weights[None] / total))

@@ -147,9 +147,10 @@ def select(
     key = check_key(key)
     x, weights = check_data(x, weights)
     candidates = _checked_sweep(n_components, covariance_type, x.shape[0])
-    n_folds = _checked_folds(criterion, n_folds, one_standard_error, x.shape[0])
+    known = np.ones(x.shape[0]) if weights is None else np.asarray(weights)
+    n_folds = _checked_folds(criterion, n_folds, one_standard_error, known)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
-    kept = kept_in_folds(key, x.shape[0], n_folds)
+    kept = kept_in_folds(key, known, n_folds)
     x, weights = with_padding(x, weights, key)
     kept = np.pad(kept, [(0, 0), (0, x.shape[0] - kept.shape[1])])
     n_fits, total = len(kept), float(jnp.sum(weights))
@@ -217,13 +218,17 @@ def select_batch(
         raise ValueError(f"x must be (B, N, D), got shape {x.shape}")
     n_models, n_rows, _ = x.shape
     candidates = _checked_sweep(n_components, covariance_type, n_rows)
-    n_folds = _checked_folds(criterion, n_folds, one_standard_error, n_rows)
+    known = np.broadcast_to(np.asarray(weights), (n_models, n_rows))
+    n_folds = _checked_folds(criterion, n_folds, one_standard_error, known)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n_models))
     kept: list[np.ndarray | None] = [None]
     if n_folds:
-        kept = [*np.stack([kept_in_folds(key, n_rows, n_folds) for key in keys], axis=1)]
-    totals = np.broadcast_to(np.sum(np.asarray(weights, float), axis=-1), n_models)
+        folds = [
+            kept_in_folds(own, of_rows, n_folds) for own, of_rows in zip(keys, known, strict=True)
+        ]
+        kept = [*np.stack(folds, axis=1)]
+    totals = np.sum(known, axis=1, dtype=float)
 
     fits: dict[int, Fits] = {}
     for group in groups_of(candidates, x.shape):
@@ -321,12 +326,15 @@ def _checked_sweep(
     return [Candidate(count, name) for count in counts for name in types]
 
 
-def _checked_folds(criterion: str, n_folds: int, one_standard_error: bool, n_rows: int) -> int:
-    """The number of folds, 0 where there is nothing to be held out."""
+def _checked_folds(
+    criterion: str, n_folds: int, one_standard_error: bool, weights: np.ndarray
+) -> int:
+    """The number of folds of rows with weights (..., N), 0 where nothing is to be held out."""
     if check_choice("criterion", criterion, CRITERIA) == "cv":
         n_folds = check_count("n_folds", n_folds, 2)
+        n_rows = int(np.sum(weights > 0, axis=-1).min())
         if n_folds > n_rows:
-            raise ValueError(f"n_folds={n_folds} needs as many rows, x has {n_rows}")
+            raise ValueError(f"n_folds={n_folds} needs as many rows with weight, x has {n_rows}")
         return n_folds
     if one_standard_error:
         raise ValueError(f"one_standard_error is a rule of criterion='cv', not {criterion!r}")

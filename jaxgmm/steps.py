@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.covariance import Spherical, precision_diagonal
+from jaxgmm.covariance import Spherical, precision_diagonal, unprepared
 from jaxgmm.expectation import collect, expect
 from jaxgmm.frame import Frame, Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
@@ -90,7 +90,7 @@ def accumulate(
     """
     structure = structure_named(covariance_type)
     x, weights = check_data(x, weights)
-    responsibilities = as_responsibilities(responsibilities, x).astype(x.dtype)
+    responsibilities = as_responsibilities(responsibilities, x, weights=weights).astype(x.dtype)
     weights = unit_weights(x) if weights is None else weights
     shape = (responsibilities.shape[1], x.shape[1])
     if origin is not None:
@@ -112,8 +112,9 @@ def m_step(
     Args:
         statistics: from `e_step` or `accumulate`.
         covariance_type: a row of the table in `structures.py`.
-        previous: the mixture before; components without any weight keep its covariance. Without
-            it they take the average covariance within components.
+        previous: the mixture before; components without any weight keep its mean and covariance.
+            Without it they stay where their moments are about, with the average covariance within
+            components.
         regularization: () or (D,) variances in the squared units of the data. Every row is a
             small cloud with this covariance, which is added to those of the components.
 
@@ -130,6 +131,7 @@ def m_step(
     n_features = statistics.first.shape[1]
     given = jnp.asarray(0 if regularization is None else regularization, dtype)
     variances = jnp.broadcast_to(given, (n_features,))
+    previous = jax.tree.map(lambda leaf: leaf.astype(dtype), previous)
     return maximize(statistics, covariance_type, previous, variances)
 
 
@@ -161,6 +163,7 @@ def em_step(
         TypeError, ValueError: as for `e_step`.
     """
     covariance_type = covariance_type or mixture.covariance_type
+    mixture, x = in_common_dtype(mixture, as_float_array("x", x))
     tilted = mixture
     if regularization is not None:
         given = jnp.asarray(regularization, mixture.means.dtype)
@@ -226,7 +229,10 @@ def maximize(
             covariance,
         )
     log_weights = jnp.where(dead, -jnp.inf, jnp.log(jnp.where(dead, 1, weights)))
-    return GaussianMixture(log_weights, statistics.origin + shift, covariance)
+    means = statistics.origin + shift
+    if previous is not None:
+        means = jnp.where(dead[:, None], previous.means, means)
+    return GaussianMixture(log_weights, means, covariance)
 
 
 def _scatter_about_means(second: Array, count: Array, shift: Array, structure: Structure) -> Array:
@@ -255,22 +261,34 @@ def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture
     """The mixture with a covariance of this type: its own, or the nearest."""
     structure = structure_named(covariance_type)
     if structure.stores(mixture.covariance, mixture.n_components):
-        return mixture
+        return replace(mixture, covariance=unprepared(mixture.covariance))
     return replace(mixture, covariance=structure.nearest(mixture.covariances, mixture.weights))
 
 
 def as_responsibilities(
-    responsibilities: ArrayLike, x: Array, n_components: int | None = None
+    responsibilities: ArrayLike,
+    x: Array,
+    n_components: int | None = None,
+    *,
+    weights: Array | None,
 ) -> Array:
-    """Responsibilities (N, K) as an array of floats; ValueError for another shape."""
+    """Responsibilities (N, K) as an array of floats; those of rows without weight may be anything.
+
+    Raises:
+        TypeError: not numeric.
+        ValueError: of another shape; where values are known, negative or not finite.
+    """
     array = as_float_array("responsibilities", responsibilities)
     expected = (x.shape[0], "K" if n_components is None else n_components)
     good = array.ndim == 2 and array.shape[0] == x.shape[0] and array.shape[1] > 0
     if not good or n_components not in (None, array.shape[1]):
         raise ValueError(f"responsibilities must be {expected}, got shape {array.shape}")
     with jax.ensure_compile_time_eval():
-        if is_concrete(array) and not bool(jnp.all(jnp.isfinite(array) & (array >= 0))):
-            raise ValueError("responsibilities must be finite and not negative")
+        if is_concrete(array) and (weights is None or is_concrete(weights)):
+            fine = jnp.isfinite(array) & (array >= 0)
+            fine |= False if weights is None else (weights == 0)[:, None]
+            if not bool(jnp.all(fine)):
+                raise ValueError("responsibilities must be finite and not negative")
     return array
 
 

@@ -66,7 +66,7 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture:
 
     Raises:
         ValueError: the file is truncated, damaged, foreign, of another format version, or its
-            parameters are not those of a mixture.
+            parameters are not those of a mixture; or they would not be, cut to float32.
         OSError: the file can't be read.
     """
     content = Path(path).read_bytes()
@@ -83,18 +83,29 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture:
         check_parameters(arrays)
     except ValueError as error:
         raise ValueError(f"{path} does not hold a mixture: {error}") from None
-    if arrays["means"].dtype == np.float64 and jnp.result_type(float) != np.float64:
+    dtypes = {arrays[name].dtype for name in ("log_weights", "means", "scale")}
+    if np.dtype(np.float64) in dtypes and jnp.result_type(float) != np.float64:
         warnings.warn(
             f"{path} holds float64 parameters, which are cut to float32 because JAX's 64-bit mode "
             "is off",
             stacklevel=2,
         )
-    floats = {
-        name: jnp.asarray(arrays[name], jax.dtypes.canonicalize_dtype(arrays[name].dtype))
-        for name in ("log_weights", "means", "scale")
-    }
-    covariance = CLASSES[str(arrays["covariance"])](floats["scale"])
-    return GaussianMixture(floats["log_weights"], floats["means"], covariance)
+    with np.errstate(over="ignore"):
+        floats = {
+            name: arrays[name].astype(jax.dtypes.canonicalize_dtype(arrays[name].dtype))
+            for name in ("log_weights", "means", "scale")
+        }
+    try:
+        check_parameters(arrays | floats)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} holds float64 parameters that don't fit in float32 ({error}); call "
+            "jax.config.update('jax_enable_x64', True) first"
+        ) from None
+    covariance = CLASSES[str(arrays["covariance"])](jnp.asarray(floats["scale"]))
+    return GaussianMixture(
+        jnp.asarray(floats["log_weights"]), jnp.asarray(floats["means"]), covariance
+    )
 
 
 def check_parameters(arrays: dict[str, np.ndarray]) -> None:

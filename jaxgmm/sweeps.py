@@ -162,8 +162,14 @@ def _fit_each(
     return Fits(results, *in_blocks(judged, n_models, size))
 
 
-def kept_in_folds(key: Array, n_rows: int, n_folds: int) -> np.ndarray:
-    """(1 + n_folds, N) bool: all rows, and those that each of several random folds leaves over."""
+def kept_in_folds(key: Array, weights: np.ndarray, n_folds: int) -> np.ndarray:
+    """(1 + n_folds, N) bool: all rows, and those that each of several random folds leaves over.
+
+    Rows without weight (N,) are in no fold.
+    """
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    fold = random.permutation(n_rows) % max(1, n_folds)
+    order = random.permutation(weights.size)
+    present = order[weights[order] > 0]
+    fold = np.full(weights.size, n_folds)
+    fold[present] = np.arange(present.size) % max(1, n_folds)
     return np.arange(-1, n_folds)[:, None] != fold[None]

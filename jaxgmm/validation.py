@@ -98,7 +98,8 @@ def _as_numpy(name: str, value: ArrayLike) -> np.ndarray:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name} can't be made into an array: {error}") from None
-    if array.dtype.kind in "OUSMmV":
+    is_bfloat16 = jnp.issubdtype(array.dtype, jnp.floating)
+    if array.dtype.kind in "OUSMmV" and not is_bfloat16:
         raise TypeError(
             f"{name} must hold numbers, got dtype {array.dtype}; convert text and missing values "
             "first"
@@ -193,13 +194,28 @@ def _on_host_if_small(array: Array) -> Any:
     return np.asarray(array) if is_small(array) else array
 
 
-def _check_finite(x: Array, weights: Array | None) -> None:
-    x = _on_host_if_small(x)
+def _fine(x: Any, weights: Any) -> Any:
+    """Which numbers are finite, or in rows without weight: (N, D) bool."""
     fine = abs(x) < np.inf
-    if weights is not None:
-        fine |= (_on_host_if_small(weights) == 0)[:, None]
-    if bool(fine.all()):
+    return fine if weights is None else fine | (weights == 0)[:, None]
+
+
+@jax.jit
+def _all_fine(x: Array, weights: Array | None) -> Array:
+    """In one pass, without arrays like x: () bool."""
+    return jnp.all(_fine(x, weights))
+
+
+def _check_finite(x: Array, weights: Array | None) -> None:
+    if is_small(x):
+        x, weights = jax.tree.map(np.asarray, (x, weights))
+        fine = _fine(x, weights)
+        if fine.all():
+            return
+    elif bool(_all_fine(x, weights)):
         return
+    else:
+        fine = _fine(x, weights)
     row, column = np.argwhere(~np.asarray(fine))[0]
     raise ValueError(
         f"x holds {x[row, column]} at row {row}, column {column}; drop such rows or give them "

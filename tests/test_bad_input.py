@@ -26,7 +26,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm.validation import as_float_array
+from jaxgmm.validation import SMALL, as_float_array, check_data
 
 X = blobs()
 
@@ -299,3 +299,21 @@ def test_what_happens_to_a_small_array_afterwards_is_not_seen():
     taken = as_float_array("x", x)
     x[:] = 5
     assert np.all(taken == 1)
+
+
+def test_bfloat16_of_numpy_is_bfloat16():
+    x = np.asarray(jnp.asarray(X, "bfloat16"))
+    assert as_float_array("x", x).dtype == jnp.float32
+
+
+def test_in_large_data_the_first_bad_number_is_named():
+    spoiled = np.ones((SMALL, 2), DTYPE)
+    spoiled[70_000, 1] = np.inf
+    x = jnp.asarray(spoiled)
+    with pytest.raises(ValueError, match="x holds inf at row 70000, column 1"):
+        jg.fit(jax.random.key(0), x, 2)
+    absent = np.ones(SMALL, DTYPE)
+    absent[70_000] = 0
+    check_data(x, absent)
+    with pytest.raises(ValueError, match="row 70000"):
+        jax.jit(lambda factor: factor * check_data(x, None)[0])(1.0)

@@ -290,3 +290,30 @@ def test_slots_are_refilled(monkeypatch):
     needed = np.asarray(loops[1].n_iter)
     assert needed.sum() < 0.15 * n_models * needed.max()
     assert needed.sum() > 0.6 * int(n_turns)
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("x", "n_components", "options", "message"),
+    [
+        ([zeros(9, 2), zeros(3, 2)], 5, {}, "n_components=5 needs at least as many rows"),
+        ([zeros(9, 2)], 2, {"init": []}, "init must hold 1 arrays"),
+        ([zeros(90, 2)], 2, {"init": [zeros(70, 2)]}, r"responsibilities\[0\] must be"),
+        ([zeros(9, 2)], 2, {"weights": []}, "weights must hold 1 arrays"),
+        ([zeros(9, 2), zeros(9, 3)], 2, {}, r"x\[1\] must be \(N, 2\)"),
+        ([zeros(9, 2)], 2, {"weights": [zeros(8)]}, r"x\[0\] must be"),
+        ([], 2, {}, "at least one data set"),
+        (zeros(4, 9, 2), 2, {"weights": zeros(4, 8)}, r"weights must be \(B, N\)"),
+        (zeros(4, 9, 2), 2, {"init": zeros(4, 9, 3)}, "responsibilities must be"),
+        (zeros(4, 9, 2), 2, {"init": "best"}, "init must be one of"),
+        (zeros(4, 9, 2), 10, {}, "n_components=10 needs"),
+        (zeros(9, 2), 2, {}, "a single data set is for fit"),
+        (zeros(0, 9, 2), 2, {}, "at least one model"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(key, x, n_components, options, message):
+    with pytest.raises(ValueError, match=message):
+        jg.fit_batch(key, x, n_components, **options)

@@ -180,3 +180,15 @@ def test_polish_in_a_batch_is_that_of_each_fit(key):
 def test_unrolled_steps_are_plain_ones(option):
     with pytest.raises(ValueError, match="plain steps"):
         jg.em(start_from_labels(X, "diag"), array(X), adjoint="unroll", **option)
+
+
+@pytest.mark.parametrize("max_iter", [0, 1, 8, 12])
+def test_polish_takes_no_more_iterations_than_allowed(max_iter):
+    x = blobs()
+    start = start_from_labels(x, "full", blur=0.5)
+    result = jg.em(start, array(x), max_iter=max_iter, tol=1e-30, polish=True)
+    assert result.n_iter <= max_iter
+    assert result.history.shape == (max_iter,)
+    if max_iter == 0:
+        assert result.status == jg.Status.MAX_ITER
+        assert_close(result.mixture.means, start.means)

@@ -120,3 +120,14 @@ def test_a_mixture_can_be_trained_as_part_of_something_else():
         coordinates, state, value = update(coordinates, state)
         values.append(float(value))
     assert values[-1] < values[0] and coordinates.means.dtype == DTYPE
+
+
+def test_rows_without_weight_are_never_drawn(key):
+    """Padding neither: of a batch of nothing else the objective would be 0/0."""
+    start = start_from_labels(X, "diag")
+    weights = array(np.arange(len(X)) % 30 == 0)
+    options = {"key": key, "batch_rows": 1, "max_iter": 40}
+    result = jg.fit_gradient(start, array(X), weights=weights, **options)
+    assert result.status == jg.Status.MAX_ITER and result.n_iter == 40
+    few = jg.fit_gradient(start, array(X[::30]), **options)
+    assert few.status == jg.Status.MAX_ITER

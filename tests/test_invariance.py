@@ -127,3 +127,12 @@ def test_the_unit_of_weights_does_not_matter_to_seeds(key, scale):
     ]
     assert_close(*seeds)
     assert len(np.unique(seeds[0], axis=0)) == 5
+
+
+@pytest.mark.parametrize("init", ["k-means++", "kmeans", "random", "random_from_data"])
+def test_a_fit_starts_alike_wherever_the_data_are_and_in_whatever_units(init, key):
+    x, scale = blobs(), np.array([1024.0, 2.0**-7])
+    options = {"init": init, "covariance_type": "diag", "max_iter": 0}
+    here = jg.fit(key, array(x), 3, **options).mixture
+    there = jg.fit(key, array(x * scale), 3, **options).mixture
+    assert_same_mixture(there, mapped(oracle.dense(here), np.diag(scale), 0), EXACT)

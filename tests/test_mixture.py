@@ -1,5 +1,7 @@
 """Densities, responsibilities, draws and moments of a mixture."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -339,3 +341,23 @@ def test_components_ten_thousand_deviations_apart_exclude_each_other():
     own, other = np.diag(mixture.log_responsibilities(means)), mixture.log_responsibilities(means)
     assert_close(own, [0.0, 0.0])
     assert np.isfinite(other).all() and other[0, 1] < -1e7
+
+
+def test_a_batch_has_no_covariance_type_of_its_own(full):
+    batch = jax.tree.map(lambda leaf: leaf[None], full)
+    for ask in (lambda: batch.covariance_type, lambda: jg.n_parameters(batch)):
+        with pytest.raises(ValueError, match="one mixture is expected"):
+            ask()
+
+
+def test_densities_infinitely_far_vanish_and_of_nan_are_nan():
+    """Where on the way to the density infinities of both signs cancel."""
+    tight = by_dtype(1e-15, 1e-150)
+    factor = tight * np.array([[[1.0, 0.0], [1.0, 1.0]]])
+    mixture = jg.GaussianMixture(array([0.0]), array([[0.0, 0.0]]), jg.Full(array(factor)))
+    far = by_dtype(1e25, 1e200)
+    points = array([[far, far], [np.inf, 0.0], [np.nan, 0.0]])
+    assert mixture.log_prob(points)[:2].tolist() == [-np.inf, -np.inf]
+    assert np.isnan(mixture.log_prob(points)[2])
+    broken = replace(mixture, means=array([[np.nan, 0.0]]))
+    assert np.isnan(broken.log_prob(points)).all()

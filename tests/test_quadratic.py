@@ -1,5 +1,7 @@
 """The pass by matrix products gives what the one by differences gives, and knows where it can't."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -238,3 +240,19 @@ def test_features_of_first_order_leave_out_what_all_components_share():
     rest = logits - linear
     assert_close(rest, rest[:, :1] * np.ones(K), rtol=0, atol=by_dtype(1e-3, 1e-11))
     assert len(LABELS) == len(rest)
+
+
+@pytest.mark.parametrize("covariance_type", STRUCTURES)
+def test_a_dead_component_stays_where_it_is(covariance_type):
+    """Though the statistics are about the data's center."""
+    structure = STRUCTURES[covariance_type]
+    rows = rows_of(blobs(), np.ones(N), structure.isotropic)
+    mixture = rows.frame.enter(start_from_labels(blobs(), covariance_type))
+    dead = replace(mixture, log_weights=mixture.log_weights.at[1].set(-jnp.inf))
+    reach = reach_of_small(rows, structure)
+    statistics = expect_by_products(
+        rows, dead, None, structure.full_second_moment, reach.square if structure.shared else None
+    )
+    new = maximize(statistics, covariance_type, dead, jnp.zeros(D, DTYPE))
+    assert new.log_weights[1] == -jnp.inf
+    assert_close(new.means[1], mixture.means[1])

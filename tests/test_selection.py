@@ -349,7 +349,7 @@ def test_cross_validation_is_that_of_a_plain_loop():
         weights=array(weights),
         tol=by_dtype(1e-5, 1e-9),
     )
-    kept = kept_in_folds(key, N, n_folds)
+    kept = kept_in_folds(key, np.ones(N), n_folds)
     assert kept[0].all() and np.all((~kept[1:]).sum(axis=0) == 1)
     assert np.ptp(kept[1:].sum(axis=1)) <= 1
     for row in selection.table:
@@ -424,3 +424,17 @@ def test_bad_weights_are_the_trouble_of_their_data_set(key, bad):
 def test_a_batch_of_another_shape_is_refused(key, shape):
     with pytest.raises(ValueError, match=r"B, N, D|at least one"):
         jg.select_batch(key, jnp.zeros(shape), [1, 2])
+
+
+def test_rows_without_weight_are_in_no_fold(key):
+    """They would be folds of nothing, of which every model's likelihood is 0/0."""
+    weights = (np.arange(N) % 30 == 0).astype(float)
+    kept = kept_in_folds(key, weights, 3)
+    assert np.array_equal((weights * ~kept[1:]).sum(axis=1), np.ones(3))
+    options = {"criterion": "cv", "n_folds": 5, "n_init": 1, "tol": 1e-3}
+    weights = array(np.arange(N) % 18 != 0)
+    selection = jg.select(key, array(blobs()), [1, 2], "spherical", weights=weights, **options)
+    assert np.isfinite(selection.table["cv"]).all()
+    with pytest.raises(ValueError, match="n_folds=80 needs as many rows with weight, x has 60"):
+        few = array(np.arange(N) % 3 != 0)
+        jg.select(key, array(blobs()), 1, "spherical", weights=few, criterion="cv", n_folds=80)

@@ -1,5 +1,7 @@
 """The E-step and the M-step are the textbook's, for every covariance type."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
+from jaxgmm.covariance import prepared
 from jaxgmm.structures import STRUCTURES
 
 RELATIVE = by_dtype(3e-5, 1e-11)
@@ -256,3 +259,44 @@ def test_rounding_takes_nothing_from_the_regularization(covariance_type):
     )
     mixture = jg.m_step(statistics, covariance_type, regularization=4 * EPS)
     assert np.all(np.einsum("kii->ki", double(mixture.covariances)) > 3.9 * EPS)
+
+
+def assert_equal(actual, expected):
+    for leaf, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(leaf, other)
+
+
+@pytest.mark.parametrize("regularization", [None, 1e-3])
+def test_a_step_is_in_the_wider_of_the_dtypes(x, mixture, covariance_type, regularization):
+    with jax.enable_x64(True):
+        narrow = jax.tree.map(lambda leaf: leaf.astype("float32"), mixture)
+        wide = jax.tree.map(lambda leaf: leaf.astype("float64"), narrow)
+        options = {"covariance_type": covariance_type, "regularization": regularization}
+        actual, _ = jg.em_step(narrow, np.asarray(x), **options)
+        assert actual.means.dtype == jnp.float64
+        assert_equal(actual, jg.em_step(wide, np.asarray(x), **options)[0])
+        statistics = jg.e_step(wide, np.asarray(x), covariance_type=covariance_type)
+        kept = jg.m_step(statistics, covariance_type, previous=narrow)
+        assert_equal(kept, jg.m_step(statistics, covariance_type, previous=wide))
+
+
+def test_what_stands_at_rows_without_weight_does_not_matter(x):
+    start, weights = start_from_labels(x, "full"), array(np.arange(N) > 4)
+    log_prior = np.random.default_rng(0).normal(size=(N, K))
+    spoiled = np.where(double(weights)[:, None] == 0, np.nan, log_prior)
+    actual, _ = jg.em_step(start, array(x), weights, log_prior=array(spoiled))
+    expected, _ = jg.em_step(start, array(x), weights, log_prior=array(log_prior))
+    assert_equal(actual, expected)
+    of_spoiled, of_all = (
+        jg.accumulate(array(x), array(np.exp(given)), weights, covariance_type="full")
+        for given in (spoiled, log_prior)
+    )
+    assert_equal(of_spoiled, of_all)
+
+
+def test_an_inverse_at_hand_changes_nothing(x):
+    start = start_from_labels(x, "full")
+    ready = replace(start, covariance=prepared(start.covariance))
+    actual, expected = jg.em_step(ready, array(x))[0], jg.em_step(start, array(x))[0]
+    assert_same_mixture(actual, expected, by_dtype(1e-4, 1e-12))
+    assert jg.em(ready, array(x)).converged

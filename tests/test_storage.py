@@ -10,6 +10,7 @@ import time
 import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -350,3 +351,15 @@ def test_of_two_writers_one_leaves_a_whole_file(tmp_path):
     found = np.asarray(jg.load(path).means)
     assert (found == found[0, 0]).all() and found[0, 0] in (0, 1)
     assert [file.name for file in tmp_path.iterdir()] == ["shared.npz"]
+
+
+def test_what_does_not_fit_in_float32_is_refused(tmp_path):
+    with jax.enable_x64(True):
+        mixture = mixture_of(dtype=np.float64)
+        jg.save(tmp_path / "large.npz", replace(mixture, means=mixture.means + 1e300))
+        tight = jg.Spherical(np.full(2, 1e-50))
+        jg.save(tmp_path / "tight.npz", jg.GaussianMixture(np.log([0.5, 0.5]), np.eye(2), tight))
+    for name in ("large.npz", "tight.npz"):
+        refused = pytest.raises(ValueError, match="don't fit in float32")
+        with jax.enable_x64(False), pytest.warns(UserWarning, match="float32"), refused:
+            jg.load(tmp_path / name)

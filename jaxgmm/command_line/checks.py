@@ -1,10 +1,11 @@
 """What is refused before anything is computed."""
 
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgmm.command_line.options import UsageError
@@ -64,9 +65,7 @@ def load_model(path: Path) -> GaussianMixture:
             float32 where that is the mode.
     """
     try:
-        with warnings.catch_warnings():
-            # Whoever asks for float32 knows that numbers are cut.
-            warnings.simplefilter("ignore")
+        with jax.enable_x64(True):
             mixture = load(path)
     except OSError as error:
         raise ValueError(f"{path} can't be read: {error.strerror or error}") from None
@@ -76,8 +75,12 @@ def load_model(path: Path) -> GaussianMixture:
             f"{path} holds a batch of mixtures of shape {batch_shape}, expected a single one; "
             "save one of them with jaxgmm.save(path, mixture[b])"
         )
+    with np.errstate(over="ignore"):
+        known = jax.tree.map(
+            lambda leaf: np.asarray(leaf).astype(jax.dtypes.canonicalize_dtype(leaf.dtype)), mixture
+        )
     try:
-        check_parameters(as_arrays(mixture))
+        check_parameters(as_arrays(known))
     except ValueError as error:
         raise ValueError(f"{path} doesn't fit in float32, leave out --float32: {error}") from None
-    return mixture
+    return jax.tree.map(jnp.asarray, known)
