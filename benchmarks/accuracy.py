@@ -49,7 +49,7 @@ def errors(x: jax.Array, labels: np.ndarray, covariance_type: str) -> dict:
     features = features_for(mixture, covariance_type == "full")
     coefficients, constants = linear_form(mixture, features)
     products = jnp.matmul(coefficients, features.of(z.T), precision="highest").T + constants[None]
-    differences = log_density(mixture.covariance, mixture.means, z) + mixture.log_weights[None]
+    differences = log_density(mixture.covariance, mixture.means, z).T + mixture.log_weights[None]
 
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), mixture)
     scale = next(iter(jax.tree.leaves(wide.covariance)))

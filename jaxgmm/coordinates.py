@@ -69,7 +69,7 @@ def constrain(coordinates: Coordinates) -> GaussianMixture:
     """The mixture that has these coordinates; smooth, and a mixture whatever the numbers are.
 
     Args:
-        coordinates: see `unconstrain`; that of a batch have to go through `jax.vmap`.
+        coordinates: see `unconstrain`; those of a batch have to go through `jax.vmap`.
 
     Raises:
         TypeError: not coordinates.

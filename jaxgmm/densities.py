@@ -44,7 +44,7 @@ def log_density(covariance: Covariance, means: Array, x: Array) -> Array:
     return -square / 2 - log_normalizer(covariance, means.shape[1])[:, None]
 
 
-def any_log_density(covariance: Covariance, means: Array, x: Array) -> Array:
+def log_density_anywhere(covariance: Covariance, means: Array, x: Array) -> Array:
     """`log_density`, and -inf where on the way infinities of both signs have cancelled."""
     found = log_density(covariance, means, x)
     scale = jax.tree.leaves(covariance)[0]
@@ -95,7 +95,9 @@ def _over_rows(function: Callable[[Array], Array], x: Array, n_components: int) 
 @jax.jit
 def component_log_prob(covariance: Covariance, means: Array, x: Array) -> Array:
     """log N(x | μ_k, Σ_k): (..., D) -> (..., K)."""
-    return _over_rows(lambda rows: any_log_density(covariance, means, rows).T, x, means.shape[0])
+    return _over_rows(
+        lambda rows: log_density_anywhere(covariance, means, rows).T, x, means.shape[0]
+    )
 
 
 @jax.jit
@@ -103,7 +105,9 @@ def log_prob(log_weights: Array, covariance: Covariance, means: Array, x: Array)
     """log Σ_k w_k N(x | μ_k, Σ_k): (..., D) -> (...)."""
 
     def log_prob_of(rows: Array) -> Array:
-        return logsumexp(any_log_density(covariance, means, rows) + log_weights[:, None], axis=0)
+        return logsumexp(
+            log_density_anywhere(covariance, means, rows) + log_weights[:, None], axis=0
+        )
 
     return _over_rows(log_prob_of, x, means.shape[0])
 

@@ -108,7 +108,7 @@ def fit_gradient(
         max_iter: at most so many updates. Static.
         tol: see `em`.
         reg_covar: see `em`.
-        history: whether to record the objective before each update, of drawn rows an estimate.
+        history: whether to record the objective after each update, of drawn rows an estimate.
             Static.
 
     Returns:

@@ -15,7 +15,7 @@ LARGE_BATCH = 2**24
 
 
 def padded_rows(n_rows: int) -> int:
-    """At most half as many rows again, but 64."""
+    """At most half as many rows again, and at least 64."""
     return max(SMALLEST, _rounded_up(n_rows))
 
 
@@ -54,8 +54,10 @@ def padded_models(n_models: int, size: int) -> int:
 
 
 def with_rows(array: Array, n_rows: int) -> Array:
-    """(N, ...) -> (n_rows, ...), by zeros; where values are known not by JAX, which would compile
-    it for each size."""
+    """(N, ...) -> (n_rows, ...), by zeros.
+
+    By NumPy where values are known, as JAX would compile a program for each size.
+    """
     missing = n_rows - array.shape[0]
     if missing == 0:
         return array

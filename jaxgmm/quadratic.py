@@ -43,7 +43,7 @@ class Features(NamedTuple):
         count: F, of D.
         of: the values for a chunk: (D, rows) -> (F, rows).
         coefficients: of log densities: from precisions P_k (K, D, D), or their diagonals (K, D)
-            where nothing else isn't zero, and slopes P_k μ_k (K, D) -> (K, F).
+            where all else is zero, and slopes P_k μ_k (K, D) -> (K, F).
         moments: of rows under responsibilities, from the sums of the features (F, K): the first
             moments (K, D), and the second (K, D, D) or (K, D) where the features tell them.
     """
@@ -155,7 +155,7 @@ def reach_of(rows: Rows, n_components: int, structure: Structure | None) -> Reac
 
 
 def _precisions(mixture: GaussianMixture, features: Features) -> Array:
-    """(K or 1, D, D), or their diagonals (K or 1, D) where nothing else isn't zero or wanted."""
+    """(K or 1, D, D), or their diagonals (K or 1, D) where all else is zero, or not wanted."""
     if features is PRODUCTS or isinstance(mixture.covariance, Full):
         return precision(mixture.covariance, mixture.n_features)
     return precision_diagonal(mixture.covariance, mixture.n_features)

@@ -147,10 +147,10 @@ def select(
     key = check_key(key)
     x, weights = check_data(x, weights)
     candidates = _checked_sweep(n_components, covariance_type, x.shape[0])
-    known = np.ones(x.shape[0]) if weights is None else np.asarray(weights)
-    n_folds = _checked_folds(criterion, n_folds, one_standard_error, known)
+    of_rows = np.ones(x.shape[0]) if weights is None else np.asarray(weights)
+    n_folds = _checked_folds(criterion, n_folds, one_standard_error, of_rows)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
-    kept = kept_in_folds(key, known, n_folds)
+    kept = kept_in_folds(key, of_rows, n_folds)
     x, weights = with_padding(x, weights, key)
     kept = np.pad(kept, [(0, 0), (0, x.shape[0] - kept.shape[1])])
     n_fits, total = len(kept), float(jnp.sum(weights))
@@ -218,17 +218,18 @@ def select_batch(
         raise ValueError(f"x must be (B, N, D), got shape {x.shape}")
     n_models, n_rows, _ = x.shape
     candidates = _checked_sweep(n_components, covariance_type, n_rows)
-    known = np.broadcast_to(np.asarray(weights), (n_models, n_rows))
-    n_folds = _checked_folds(criterion, n_folds, one_standard_error, known)
+    of_models = np.broadcast_to(np.asarray(weights), (n_models, n_rows))
+    n_folds = _checked_folds(criterion, n_folds, one_standard_error, of_models)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n_models))
     kept: list[np.ndarray | None] = [None]
     if n_folds:
         folds = [
-            kept_in_folds(own, of_rows, n_folds) for own, of_rows in zip(keys, known, strict=True)
+            kept_in_folds(own, of_rows, n_folds)
+            for own, of_rows in zip(keys, of_models, strict=True)
         ]
         kept = [*np.stack(folds, axis=1)]
-    totals = np.sum(known, axis=1, dtype=float)
+    totals = np.sum(of_models, axis=1, dtype=float)
 
     fits: dict[int, Fits] = {}
     for group in groups_of(candidates, x.shape):

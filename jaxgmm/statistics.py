@@ -36,7 +36,7 @@ class SufficientStatistics:
         """Statistics of both sets of rows.
 
         Raises:
-            ValueError: the origins or the kinds of second moment differ.
+            ValueError: the kinds of second moment differ, or, where values are known, the origins.
         """
         if self.second.shape != other.second.shape:
             raise ValueError(

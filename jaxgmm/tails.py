@@ -97,7 +97,7 @@ def highest_density_level(
 
     Raises:
         TypeError: no key.
-        ValueError: a batch, a bad count, or, where values are known, no part of the mixture.
+        ValueError: a batch, a bad count, or, where values are known, a mass beyond 0 and 1.
 
     Source: Hyndman 1996.
     """

@@ -98,8 +98,8 @@ def _as_numpy(name: str, value: ArrayLike) -> np.ndarray:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name} can't be made into an array: {error}") from None
-    is_bfloat16 = jnp.issubdtype(array.dtype, jnp.floating)
-    if array.dtype.kind in "OUSMmV" and not is_bfloat16:
+    is_floating = jnp.issubdtype(array.dtype, jnp.floating)
+    if array.dtype.kind in "OUSMmV" and not is_floating:
         raise TypeError(
             f"{name} must hold numbers, got dtype {array.dtype}; convert text and missing values "
             "first"
