@@ -24,7 +24,7 @@ Responsibilities = Callable[[Array, Array], Array]
 FEW_ITERATIONS = 10
 MAX_ITERATIONS = 300
 
-# Seeds are one after the other, so that no more rows are read for them, and to move them, than do.
+# Seeds are one after the other, so that no more rows are read for them than suffice.
 SAMPLE_ROWS = 2**13
 SAMPLE_ROWS_PER_SEED = 2**7
 
