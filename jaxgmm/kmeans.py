@@ -93,8 +93,8 @@ def draw_rows(key: Array, density: Array, n_draws: int) -> Array:
     """
     ends = jnp.cumsum(density)
     places = jax.random.uniform(key, (n_draws,), density.dtype) * ends[-1]
-    last = jnp.argmax(ends == ends[-1])
-    return jnp.minimum(jnp.searchsorted(ends, places, side="right"), last)
+    drawn = jnp.searchsorted(ends, places, side="right")
+    return jnp.minimum(drawn, jnp.argmax(ends == ends[-1]).astype(drawn.dtype))
 
 
 def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
