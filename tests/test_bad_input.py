@@ -317,3 +317,15 @@ def test_in_large_data_the_first_bad_number_is_named():
     check_data(x, absent)
     with pytest.raises(ValueError, match="row 70000"):
         jax.jit(lambda factor: factor * check_data(x, None)[0])(1.0)
+
+
+def test_of_no_rows_there_is_nothing_and_no_likelihood():
+    """I08."""
+    mixture, nothing = start_from_labels(X, "full"), np.zeros((0, X.shape[1]), DTYPE)
+    assert mixture.log_prob(nothing).shape == mixture.predict(nothing).shape == (0,)
+    assert mixture.responsibilities(nothing).shape == (0, mixture.n_components)
+    assert jg.mahalanobis(mixture, nothing).shape == (0, mixture.n_components)
+    assert jg.regress(mixture, [0], nothing[:, :1])[0].shape == (0, X.shape[1] - 1)
+    for number in (jg.log_likelihood, jg.bic):
+        with pytest.raises(ValueError, match="at least one row"):
+            number(mixture, nothing)
