@@ -238,20 +238,7 @@ def _fit_lists(
         if weights is None
         else [as_float_array(f"weights[{b}]", item) for b, item in enumerate(weights)]
     )
-    if given is not None and len(given) != n_models:
-        raise ValueError(f"init must hold {n_models} arrays, one for each of x, got {len(given)}")
-    for b, (item, of_rows) in enumerate(zip(data, own, strict=True)):
-        check_n_components(n_components, item.shape[0])
-        if given is not None and given[b].shape != (item.shape[0], n_components):
-            raise ValueError(
-                f"responsibilities[{b}] must be {(item.shape[0], n_components)}, got "
-                f"{given[b].shape}"
-            )
-        if item.shape[1] != data[0].shape[1] or of_rows.shape != item.shape[:1]:
-            raise ValueError(
-                f"x[{b}] must be (N, {data[0].shape[1]}) with weights (N,), got {item.shape} and "
-                f"{of_rows.shape}"
-            )
+    _check_lists(data, own, given, n_components)
     sizes = np.array([padded_rows(item.shape[0]) for item in data])
     results, order = [], []
     for size in np.unique(sizes):
@@ -275,3 +262,23 @@ def _fit_lists(
         return jnp.concatenate(leaves)[back]
 
     return jax.tree.map(in_order, *results)
+
+
+def _check_lists(
+    data: list[Array], weights: list[Array], given: list[Array] | None, n_components: int
+) -> None:
+    """ValueError where weights, or responsibilities if there are any, don't fit the data."""
+    if given is not None and len(given) != len(data):
+        raise ValueError(f"init must hold {len(data)} arrays, one for each of x, got {len(given)}")
+    for b, (item, of_rows) in enumerate(zip(data, weights, strict=True)):
+        check_n_components(n_components, item.shape[0])
+        if given is not None and given[b].shape != (item.shape[0], n_components):
+            raise ValueError(
+                f"responsibilities[{b}] must be {(item.shape[0], n_components)}, got "
+                f"{given[b].shape}"
+            )
+        if item.shape[1] != data[0].shape[1] or of_rows.shape != item.shape[:1]:
+            raise ValueError(
+                f"x[{b}] must be (N, {data[0].shape[1]}) with weights (N,), got {item.shape} and "
+                f"{of_rows.shape}"
+            )

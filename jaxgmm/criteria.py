@@ -12,8 +12,9 @@ from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import weighted_sum
-from jaxgmm.steps import as_they_are, check_fit_arguments
+from jaxgmm.steps import as_they_are
 from jaxgmm.structures import structure_named
+from jaxgmm.validation import check_fit_arguments
 
 T = TypeVar("T", Array, float)
 

@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.densities import log_density
-from jaxgmm.frame import Rows
+from jaxgmm.frame import Rows, chunk_of
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import (
     FEW,
@@ -78,8 +78,7 @@ def expect_by_differences(
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         logits = log_density(mixture.covariance, mixture.means, z) + mixture.log_weights[:, None]
         if log_prior is not None:
-            given = lax.dynamic_slice_in_dim(log_prior, numbers[0], numbers.size)
-            logits += jnp.where(weights[:, None] != 0, given, 0).T
+            logits += chunk_of(log_prior, numbers, weights).T
         terms, total, top = shifted_exponentials(logits, axis=0)
         moments = sum_moments(z, terms * (weights[None] / total), mixture.means, full_second_moment)
         return weighted_sum(weights, (jnp.log(total) + top)[0]), moments

@@ -19,9 +19,10 @@ from jaxgmm.restarts import climb_all
 from jaxgmm.results import FitResult
 from jaxgmm.rounds import Problems, in_blocks, slots_for
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
-from jaxgmm.steps import as_responsibilities, stored_as
-from jaxgmm.structures import Form, structure_named
+from jaxgmm.steps import stored_as
+from jaxgmm.structures import Form
 from jaxgmm.validation import (
+    as_responsibilities,
     check_choice,
     check_count,
     check_data,
@@ -97,7 +98,6 @@ def fit(
     x, weights = check_data(x, weights)
     n_components = check_n_components(n_components, x.shape[0])
     n_init = check_count("n_init", n_init, 1)
-    structure_named(covariance_type)
     if isinstance(init, GaussianMixture):
         if init.n_components != n_components:
             raise ValueError(f"init has {init.n_components} components, not {n_components}")

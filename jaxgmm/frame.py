@@ -96,6 +96,18 @@ class Rows(NamedTuple):
         return first / count, second / count
 
 
+def chunk_of(array: Array, numbers: Array, weights: Array) -> Array:
+    """The rows of an array (N, ...) with consecutive numbers; zeros where they have no weight.
+
+    Args:
+        array: (N, F).
+        numbers: (rows,) int.
+        weights: (rows,) of these rows.
+    """
+    found = lax.dynamic_slice_in_dim(array, numbers[0], numbers.size)
+    return jnp.where(weights[:, None] != 0, found, 0)
+
+
 def rescale(covariance: Covariance, factor: Array) -> Covariance:
     """The covariance of `factor · x`; for a spherical one all factors are equal.
 

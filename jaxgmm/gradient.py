@@ -24,8 +24,8 @@ from jaxgmm.problem import Problem, problem_of, ready
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.steps import check_fit_arguments, stored_as
-from jaxgmm.validation import check_count, check_key
+from jaxgmm.steps import stored_as
+from jaxgmm.validation import check_count, check_fit_arguments, check_key
 
 # Iterations between two looks at what is left to gain, at least.
 PATIENCE = 10

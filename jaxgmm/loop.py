@@ -19,7 +19,8 @@ from jaxgmm.padding import with_padding
 from jaxgmm.problem import Problem, by_differences, problem_of, ready
 from jaxgmm.results import FitResult, Status
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
-from jaxgmm.steps import check_fit_arguments, maximize, stored_as, tilt
+from jaxgmm.steps import maximize, stored_as, tilt
+from jaxgmm.validation import check_fit_arguments
 
 # The gain per unit of weight that is left where steps of Newton's method take over.
 POLISH_FROM = 1e-3

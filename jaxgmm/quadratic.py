@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.covariance import Full, precision, precision_diagonal
 from jaxgmm.densities import log_normalizer
-from jaxgmm.frame import Rows
+from jaxgmm.frame import Rows, chunk_of
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import einsum, rows_of_features, shifted_exponentials, weighted_sum
 from jaxgmm.statistics import SufficientStatistics
@@ -203,8 +203,7 @@ def expect_by_products(
         values = features.of(z.T)
         logits = einsum("kf,fn->kn", coefficients, values) + constants[:, None]
         if log_prior is not None:
-            given = lax.dynamic_slice_in_dim(log_prior, numbers[0], numbers.size)
-            logits += jnp.where(weights[:, None] != 0, given, 0).T
+            logits += chunk_of(log_prior, numbers, weights).T
         terms, total, top = shifted_exponentials(logits, axis=0)
         log_prob = (jnp.log(total) + top)[0]
         sums = einsum("fn,kn->fk", values, terms * (weights[None] / total))

@@ -222,13 +222,7 @@ def select_batch(
     n_folds = _checked_folds(criterion, n_folds, one_standard_error, of_models)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n_models))
-    kept: list[np.ndarray | None] = [None]
-    if n_folds:
-        folds = [
-            kept_in_folds(own, of_rows, n_folds)
-            for own, of_rows in zip(keys, of_models, strict=True)
-        ]
-        kept = [*np.stack(folds, axis=1)]
+    kept = _kept_of_each(keys, of_models, n_folds)
     totals = np.sum(of_models, axis=1, dtype=float)
 
     fits: dict[int, Fits] = {}
@@ -249,6 +243,14 @@ def select_batch(
         return selection_of(table, own, candidates, criterion, one_standard_error)
 
     return [selection(model) for model in range(n_models)]
+
+
+def _kept_of_each(keys: Array, weights: np.ndarray, n_folds: int) -> list[np.ndarray | None]:
+    """For each fit to a data set, which rows of each (B, N) it sees: None for all."""
+    if not n_folds:
+        return [None]
+    folds = [kept_in_folds(*own, n_folds) for own in zip(keys, weights, strict=True)]
+    return [*np.stack(folds, axis=1)]
 
 
 def selection_of(

@@ -18,10 +18,10 @@ from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Form, Structure, structure_named
 from jaxgmm.validation import (
     as_float_array,
+    as_responsibilities,
     check_data,
-    check_mixture,
+    check_fit_arguments,
     in_common_dtype,
-    is_concrete,
     unit_weights,
 )
 
@@ -263,48 +263,6 @@ def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture
     if structure.stores(mixture.covariance, mixture.n_components):
         return replace(mixture, covariance=unprepared(mixture.covariance))
     return replace(mixture, covariance=structure.nearest(mixture.covariances, mixture.weights))
-
-
-def as_responsibilities(
-    responsibilities: ArrayLike,
-    x: Array,
-    n_components: int | None = None,
-    *,
-    weights: Array | None,
-) -> Array:
-    """Responsibilities (N, K) as an array of floats; those of rows without weight may be anything.
-
-    Raises:
-        TypeError: not numeric.
-        ValueError: of another shape; where values are known, negative or not finite.
-    """
-    array = as_float_array("responsibilities", responsibilities)
-    expected = (x.shape[0], "K" if n_components is None else n_components)
-    good = array.ndim == 2 and array.shape[0] == x.shape[0] and array.shape[1] > 0
-    if not good or n_components not in (None, array.shape[1]):
-        raise ValueError(f"responsibilities must be {expected}, got shape {array.shape}")
-    with jax.ensure_compile_time_eval():
-        if is_concrete(array) and (weights is None or is_concrete(weights)):
-            fine = jnp.isfinite(array) & (array >= 0)
-            fine |= False if weights is None else (weights == 0)[:, None]
-            if not bool(jnp.all(fine)):
-                raise ValueError("responsibilities must be finite and not negative")
-    return array
-
-
-def check_fit_arguments(
-    mixture: GaussianMixture, x: ArrayLike, weights: ArrayLike | None
-) -> tuple[GaussianMixture, Array, Array]:
-    """Mixture, data and weights that fit together, in one dtype; without weights, ones."""
-    check_mixture(mixture)
-    x, weights = check_data(x, weights)
-    if x.shape[1] != mixture.n_features:
-        raise ValueError(
-            f"x must be (N, {mixture.n_features}) for a mixture of {mixture.n_features} features, "
-            f"got shape {x.shape}"
-        )
-    weights = unit_weights(x) if weights is None else weights
-    return in_common_dtype(mixture, x, weights)
 
 
 def as_they_are(x: Array, weights: Array) -> Rows:

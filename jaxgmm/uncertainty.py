@@ -18,9 +18,9 @@ from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import at_least, einsum, logsumexp
-from jaxgmm.steps import as_they_are, check_fit_arguments
+from jaxgmm.steps import as_they_are
 from jaxgmm.structures import structure_named
-from jaxgmm.validation import check_choice, is_concrete
+from jaxgmm.validation import check_choice, check_fit_arguments, is_concrete
 
 # Products with the curvature that are computed together.
 DIRECTIONS = 8
