@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.densities import log_density
@@ -53,25 +55,29 @@ def expect(
         of all components, each about its own origin: (1, D, D) or (1, D).
     """
 
-    def by_differences() -> SufficientStatistics:
-        statistics = expect_by_differences(rows, mixture, log_prior, full_second_moment)
-        if reach is None or reach.square is None:
-            return statistics
-        return replace(statistics, second=jnp.sum(statistics.second, axis=0, keepdims=True))
-
     if reach is None:
-        return by_differences()
-    return lax.cond(
-        agreed(is_accurate(mixture, reach.radius, smallest_gain)),
-        lambda: expect_by_products(rows, mixture, log_prior, full_second_moment, reach.square),
-        by_differences,
+        return expect_by_differences(rows, mixture, log_prior, full_second_moment)
+    accurate = agreed(is_accurate(mixture, reach.radius, smallest_gain))
+    fast = expect_by_products(
+        rows, mixture, log_prior, full_second_moment, reach.square, wanted=accurate
     )
+    safe = expect_by_differences(rows, mixture, log_prior, full_second_moment, wanted=~accurate)
+    if reach.square is not None:
+        safe = replace(safe, second=jnp.sum(safe.second, axis=0, keepdims=True))
+    return jax.tree.map(partial(jnp.where, accurate), fast, safe)
 
 
 def expect_by_differences(
-    rows: Rows, mixture: GaussianMixture, log_prior: Array | None, full_second_moment: bool
+    rows: Rows,
+    mixture: GaussianMixture,
+    log_prior: Array | None,
+    full_second_moment: bool,
+    wanted: Array | None = None,
 ) -> SufficientStatistics:
-    """The E-step by whitened differences, accurate wherever it is: statistics about the means."""
+    """The E-step by whitened differences, accurate wherever it is: statistics about the means.
+
+    See `expect`; `wanted` is for `sum_over_chunks`.
+    """
 
     def summand(
         numbers: Array, weights: Array, z: Array
@@ -83,7 +89,8 @@ def expect_by_differences(
         moments = sum_moments(z, terms * (weights[None] / total), mixture.means, full_second_moment)
         return weighted_sum(weights, (jnp.log(total) + top)[0]), moments
 
-    log_likelihood, (count, first, second) = rows.sum(summand, rows.chunk_rows(mixture.means.size))
+    size = rows.chunk_rows(mixture.means.size)
+    log_likelihood, (count, first, second) = rows.sum(summand, size, wanted)
     volume = jnp.sum(count) * rows.frame.log_volume()
     return SufficientStatistics(log_likelihood - volume, count, first, second, mixture.means)
 
@@ -129,15 +136,16 @@ def collect_partition(
     """
     features = PRODUCTS if full_second_moment else SQUARES
 
-    def summand(numbers: Array, weights: Array, z: Array) -> Array:
+    def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, Array]:
         own = partition(numbers, z)
         difference = z - einsum("nk,kd->nd", own, origin)
-        return einsum("fn,nk->fk", features.of(difference.T), weights[:, None] * own)
+        sums = features.sum(features.of(difference), (weights[:, None] * own).T)
+        return einsum("nk,n->k", own, weights), sums
 
-    n_rows, n_features = rows.x.shape
-    sums = rows.sum(summand, rows_of_features(n_rows, features.count(n_features)))
+    size = rows_of_features(rows.x, features.count(rows.x.shape[1]))
+    count, sums = rows.sum(summand, size)
     first, second = features.moments(sums)
-    return SufficientStatistics(jnp.zeros_like(sums[0, 0]), sums[-1], first, second, origin)
+    return SufficientStatistics(jnp.zeros_like(count[0]), count, first, second, origin)
 
 
 def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) -> tuple[Array, ...]:
@@ -199,14 +207,15 @@ def _sum_few_moments(
     n_features = z.shape[1]
     difference = with_one(z.T[:, None, :] - origin.T[:, :, None])
     if full_second_moment:
-        features = PRODUCTS
         pairs = [(i, j) for i in range(n_features + 1) for j in range(i, n_features + 1)]
     else:
-        features = SQUARES
         squares = [(i, i) for i in range(n_features)]
         pairs = [*squares, *((i, n_features) for i in range(n_features + 1))]
     # In this order, so that what first moments lose the second lose too, and it cancels.
     values = [(responsibilities * difference[i]) * difference[j] for i, j in pairs]
     sums = einsum("fkn,n->fk", jnp.stack(values), jnp.ones_like(z[:, 0]))
-    first, second = features.moments(sums)
+    if full_second_moment:
+        first, second = PRODUCTS.moments(sums[:-1])
+    else:
+        first, second = SQUARES.moments(sums[:-1].T)
     return sums[-1], first, second

@@ -65,13 +65,19 @@ class Rows(NamedTuple):
     x: Array
     weights: Array
 
-    def sum(self, summand: Callable[[Array, Array, Array], T], chunk_rows: int) -> T:
+    def sum(
+        self,
+        summand: Callable[[Array, Array, Array], T],
+        chunk_rows: int,
+        wanted: Array | None = None,
+    ) -> T:
         """Σ over the rows of a function of a chunk of them.
 
         Args:
             summand: called with the numbers of some rows: (rows,) int, their weights: (rows,), and
                 the rows themselves in the frame: (rows, D). Returns a pytree of sums.
             chunk_rows: rows in a chunk, at most N.
+            wanted: () bool, whether to sum anything, see `sum_over_chunks`.
         """
 
         def summand_of(start: Array, fresh: Array) -> T:
@@ -79,7 +85,7 @@ class Rows(NamedTuple):
             z = self.frame.read(lax.dynamic_slice_in_dim(self.x, start, chunk_rows), weights)
             return summand(start + jnp.arange(chunk_rows), weights, z)
 
-        return sum_over_chunks(summand_of, self.x.shape[0], chunk_rows)
+        return sum_over_chunks(summand_of, self.x.shape[0], chunk_rows, wanted)
 
     def chunk_rows(self, numbers_per_row: int) -> int:
         """Rows in a chunk for which so many numbers per row are computed."""

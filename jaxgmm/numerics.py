@@ -241,7 +241,12 @@ def rounding_of_sum(total: Array, first: Array, second: Array) -> Array:
     return jnp.where(jnp.isfinite(total), (total - first) - second, 0)
 
 
-def sum_over_chunks(summand: Callable[[Array, Array], T], n_rows: int, chunk_rows: int) -> T:
+def sum_over_chunks(
+    summand: Callable[[Array, Array], T],
+    n_rows: int,
+    chunk_rows: int,
+    wanted: Array | None = None,
+) -> T:
     """Σ over row chunks, with compensated (two-sum) addition of the chunks.
 
     The data are never padded or copied: the last chunk starts early enough to be whole, and the
@@ -253,9 +258,11 @@ def sum_over_chunks(summand: Callable[[Array, Array], T], n_rows: int, chunk_row
             of floats.
         n_rows: number of rows in all.
         chunk_rows: number of rows in a chunk, at most `n_rows`.
+        wanted: () bool, whether to sum anything; None for always. No derivative goes backward
+            through a sum that may not be wanted.
     """
     n_chunks = -(-n_rows // chunk_rows)
-    if n_chunks == 1:
+    if n_chunks == 1 and wanted is None:
         return summand(jnp.asarray(0), jnp.ones(chunk_rows, bool))
 
     def flat_summand(index: Array) -> Array:
@@ -263,19 +270,20 @@ def sum_over_chunks(summand: Callable[[Array, Array], T], n_rows: int, chunk_row
         fresh = start + jnp.arange(chunk_rows) >= index * chunk_rows
         return ravel_pytree(summand(start, fresh))[0]
 
-    def add_chunk(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
+    def add_chunk(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         total, lost = carry
         term = flat_summand(index) - lost
         new = total + term
-        return (new, rounding_of_sum(new, total, term)), None
+        return new, rounding_of_sum(new, total, term)
 
     # Where derivatives go backward, what a chunk made on its way is made again.
     flat_summand = jax.checkpoint(flat_summand)
     shapes = jax.eval_shape(summand, jnp.asarray(0), jnp.ones(chunk_rows, bool))
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zeros, unravel = ravel_pytree(nothing)
-    (total, _), _ = lax.scan(add_chunk, (zeros, zeros), jnp.arange(n_chunks))
-    return unravel(total)
+    # A number of turns rather than a branch: in branches XLA's CPU backend splits no work.
+    n_turns = n_chunks if wanted is None else jnp.where(wanted, n_chunks, 0)
+    return unravel(lax.fori_loop(0, n_turns, add_chunk, (zeros, zeros))[0])
 
 
 def map_over_chunks(function: Callable[[Array], T], x: Array, chunk_rows: int) -> T:
@@ -315,11 +323,16 @@ def chunk_size(n_rows: int, numbers_per_row: int) -> int:
     return max(1, min(n_rows, max(256, budget // numbers_per_row)))
 
 
-def rows_of_features(n_rows: int, n_features: int) -> int:
-    """Rows in a chunk whose features are multiplied fastest, or fill an accelerator."""
+def rows_of_features(x: Array, n_features: int) -> int:
+    """Rows of x in a chunk whose features are multiplied fastest, or fill an accelerator.
+
+    On a CPU with few features so many that one core's cache holds them; with many, so many that
+    each operation is worth splitting among cores.
+    """
     if jax.default_backend() != "cpu":
-        return chunk_size(n_rows, n_features)
-    return min(n_rows, max(512, min(2048, 3 * 2**20 // n_features)))
+        return chunk_size(x.shape[0], n_features)
+    n_bytes = min(2**15, 5 * 2**20 // n_features) if n_features >= 64 else 2**13
+    return min(x.shape[0], max(512, n_bytes // x.dtype.itemsize))
 
 
 @jax.custom_batching.custom_vmap

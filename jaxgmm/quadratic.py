@@ -30,6 +30,8 @@ from jaxgmm.structures import Structure
 
 # With fewer products than this a pass is so short that a second one isn't worth compiling.
 SMALLEST_PASS = 2**20
+# With so many features rows are read faster as they are than transposed.
+ROW_MAJOR_FROM = 16
 
 # What a logit of the farthest row may lose, and for each feature that of a typical one; by bits.
 LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
@@ -41,16 +43,19 @@ class Features(NamedTuple):
 
     Attributes:
         count: F, of D.
-        of: the values for a chunk: (D, rows) -> (F, rows).
+        of: the values for a chunk: (rows, D) -> (rows, F).
         coefficients: of log densities: from precisions P_k (K, D, D), or their diagonals (K, D)
             where all else is zero, and slopes P_k μ_k (K, D) -> (K, F).
-        moments: of rows under responsibilities, from the sums of the features (F, K): the first
-            moments (K, D), and the second (K, D, D) or (K, D) where the features tell them.
+        sum: of the features under responsibilities: (rows, F), (K, rows) -> (F, K) or (K, F),
+            whichever product is the faster one.
+        moments: from these sums: the first moments (K, D), and the second (K, D, D) or (K, D)
+            where the features tell them.
     """
 
     count: Callable[[int], int]
     of: Callable[[Array], Array]
     coefficients: Callable[[Array, Array], Array]
+    sum: Callable[[Array, Array], Array]
     moments: Callable[[Array], tuple[Array, ...]]
 
 
@@ -59,55 +64,70 @@ def with_one(z: Array) -> Array:
     return jnp.concatenate([z, jnp.ones_like(z[:1])])
 
 
-def _no_constant(coefficients: Array) -> Array:
-    return jnp.pad(coefficients, ((0, 0), (0, 1)))
+def _pairs(n_features: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which two of (z, 1) each product is of; the last pair, 1 · 1, is left out."""
+    first, second = np.triu_indices(n_features, m=n_features + 1)
+    return first, second
 
 
 def _products(z: Array) -> Array:
-    first, second = np.triu_indices(z.shape[0] + 1)
-    augmented = with_one(z)
-    return augmented[first] * augmented[second]
+    first, second = _pairs(z.shape[1])
+    augmented = with_one(z.T)
+    return (augmented[first] * augmented[second]).T
 
 
 def _coefficients_of_products(precisions: Array, slopes: Array) -> Array:
     quadratic = jnp.concatenate([-precisions, slopes[:, :, None]], axis=2)
-    first, second = np.triu_indices(slopes.shape[1], m=slopes.shape[1] + 1)
+    first, second = _pairs(slopes.shape[1])
     # Off the diagonal each product stands for two.
     half = np.where(first == second, 0.5, 1.0).astype(slopes.dtype)
-    return _no_constant(quadratic[:, first, second] * half[None])
+    return quadratic[:, first, second] * half[None]
 
 
 def _moments_of_products(sums: Array) -> tuple[Array, ...]:
-    n_augmented = int((2 * sums.shape[0]) ** 0.5)
-    upper = np.triu_indices(n_augmented)
-    place = np.zeros((n_augmented, n_augmented), int)
-    place[upper] = np.arange(sums.shape[0])
-    place = np.maximum(place, place.T)
-    moments = jnp.moveaxis(sums[place], -1, 0)
-    return moments[:, :-1, -1], moments[:, :-1, :-1]
+    n_features = int((2 * sums.shape[0]) ** 0.5) - 1
+    pairs = _pairs(n_features)
+    place = np.zeros((n_features + 1, n_features + 1), int)
+    place[pairs] = np.arange(sums.shape[0])
+    moments = jnp.moveaxis(sums[np.maximum(place, place.T)[:-1]], -1, 0)
+    return moments[:, :, -1], moments[:, :, :-1]
+
+
+def _squares(z: Array) -> Array:
+    """z² and z. XLA's CPU backend joins arrays slowly, and multiplies by a choice fast.
+
+    In the order of memory that a transpose of z is or isn't worth.
+    """
+    n_rows, n_features = z.shape
+    if n_features < ROW_MAJOR_FROM:
+        squared = np.array([True, False])[:, None, None]
+        return (z.T[None] * jnp.where(squared, z.T[None], 1)).reshape(-1, n_rows).T
+    squared = np.array([True, False])[None, :, None]
+    return (z[:, None, :] * jnp.where(squared, z[:, None, :], 1)).reshape(n_rows, -1)
 
 
 PRODUCTS = Features(
-    count=lambda d: (d + 1) * (d + 2) // 2,
+    count=lambda d: (d + 1) * (d + 2) // 2 - 1,
     of=_products,
     coefficients=_coefficients_of_products,
+    sum=lambda values, responsibilities: einsum("nf,kn->fk", values, responsibilities),
     moments=_moments_of_products,
 )
 
 SQUARES = Features(
-    count=lambda d: 2 * d + 1,
-    of=lambda z: jnp.concatenate([z**2, with_one(z)]),
-    coefficients=lambda precisions, slopes: _no_constant(
-        jnp.concatenate([-precisions / 2, slopes], axis=1)
-    ),
-    moments=lambda sums: (sums[sums.shape[0] // 2 : -1].T, sums[: sums.shape[0] // 2].T),
+    count=lambda d: 2 * d,
+    of=_squares,
+    coefficients=lambda precisions, slopes: jnp.concatenate([-precisions / 2, slopes], axis=1),
+    sum=lambda values, responsibilities: einsum("kn,nf->kf", responsibilities, values),
+    moments=lambda sums: tuple(jnp.split(sums, 2, axis=1))[::-1],
 )
 
 LINEAR = Features(
-    count=lambda d: d + 1,
-    of=with_one,
-    coefficients=lambda precisions, slopes: _no_constant(slopes),
-    moments=lambda sums: (sums[:-1].T,),
+    count=lambda d: d,
+    of=lambda z: z,
+    coefficients=lambda precisions, slopes: slopes,
+    sum=lambda values, responsibilities: einsum("kn,nf->kf", responsibilities, values),
+    moments=lambda sums: (sums,),
 )
 
 
@@ -151,7 +171,7 @@ def reach_of(rows: Rows, n_components: int, structure: Structure | None) -> Reac
     def summand(_: Array, weights: Array, z: Array) -> Array:
         return einsum(subscripts, weights[:, None] * z, z)
 
-    return Reach(radius, rows.sum(summand, rows_of_features(n_rows, n_features + 1)))
+    return Reach(radius, rows.sum(summand, rows_of_features(rows.x, n_features)))
 
 
 def _precisions(mixture: GaussianMixture, features: Features) -> Array:
@@ -184,6 +204,7 @@ def expect_by_products(
     log_prior: Array | None,
     full_second_moment: bool,
     square: Array | None,
+    wanted: Array | None = None,
 ) -> SufficientStatistics:
     """The E-step by matrix products: statistics about zero.
 
@@ -194,23 +215,26 @@ def expect_by_products(
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
         square: of a `Reach`; the second moments are then those of all components together, with a
             leading axis of 1.
+        wanted: see `sum_over_chunks`.
     """
     n_features = mixture.n_features
     features = LINEAR if square is not None else features_for(mixture, full_second_moment)
     coefficients, constants = linear_form(mixture, features)
 
-    def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, Array]:
-        values = features.of(z.T)
-        logits = einsum("kf,fn->kn", coefficients, values) + constants[:, None]
+    def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, Array, Array]:
+        values = features.of(z)
+        logits = einsum("kf,nf->kn", coefficients, values) + constants[:, None]
         if log_prior is not None:
             logits += chunk_of(log_prior, numbers, weights).T
         terms, total, top = shifted_exponentials(logits, axis=0)
         log_prob = (jnp.log(total) + top)[0]
-        sums = einsum("fn,kn->fk", values, terms * (weights[None] / total))
-        return weighted_sum(weights, log_prob), sums
+        responsibilities = terms * (weights[None] / total)
+        count = einsum("kn,n->k", responsibilities, jnp.ones_like(weights))
+        sums = features.sum(values, responsibilities)
+        return weighted_sum(weights, log_prob), count, sums
 
-    size = rows_of_features(rows.x.shape[0], features.count(n_features))
-    log_likelihood, sums = rows.sum(summand, size)
+    size = rows_of_features(rows.x, features.count(n_features))
+    log_likelihood, count, sums = rows.sum(summand, size, wanted)
     first, *moments = features.moments(sums)
     if square is None:
         second = moments[0]
@@ -220,8 +244,8 @@ def expect_by_products(
     if second.ndim == 3 and not full_second_moment:
         second = jnp.diagonal(second, axis1=1, axis2=2)
     return SufficientStatistics(
-        log_likelihood=log_likelihood - jnp.sum(sums[-1]) * rows.frame.log_volume(),
-        count=sums[-1],
+        log_likelihood=log_likelihood - jnp.sum(count) * rows.frame.log_volume(),
+        count=count,
         first=first,
         second=second,
         origin=jnp.zeros_like(first),

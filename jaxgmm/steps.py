@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -279,14 +280,37 @@ def _e_step(
     log_prior: Array | None,
     full_second_moment: bool,
 ) -> SufficientStatistics:
-    rows = as_they_are(x, weights)
-    if reach_of(rows, mixture.n_components, None) is None:
-        return expect(rows, mixture, log_prior, full_second_moment)
+    if reach_of(as_they_are(x, weights), mixture.n_components, None) is None:
+        return expect(as_they_are(x, weights), mixture, log_prior, full_second_moment)
+    return _long_e_step(mixture, x, weights, log_prior, full_second_moment)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _long_e_step(
+    mixture: GaussianMixture,
+    x: Array,
+    weights: Array,
+    log_prior: Array | None,
+    full_second_moment: bool,
+) -> SufficientStatistics:
+    """By matrix products where they are accurate, but not in derivatives."""
     rows = Rows(frame_of(x, weights, isinstance(mixture.covariance, Spherical)), x, weights)
     reach = reach_of(rows, mixture.n_components, None)
     in_frame = rows.frame.enter(mixture)
     statistics = expect(rows, in_frame, log_prior, full_second_moment, reach)
     return in_units_of_data(statistics.about(in_frame.means), rows.frame, mixture.means)
+
+
+@_long_e_step.defjvp
+def _differentiate_long_e_step(
+    full_second_moment: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[SufficientStatistics, SufficientStatistics]:
+    def by_differences(
+        mixture: GaussianMixture, x: Array, weights: Array, log_prior: Array | None
+    ) -> SufficientStatistics:
+        return expect(as_they_are(x, weights), mixture, log_prior, full_second_moment)
+
+    return jax.jvp(by_differences, primals, tangents)
 
 
 def in_units_of_data(

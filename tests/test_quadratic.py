@@ -24,6 +24,7 @@ from helpers import (
     padded,
     start_from_labels,
 )
+from jax.extend.core import jaxprs_in_params
 
 import jaxgmm as jg
 from jaxgmm import quadratic, validation
@@ -129,7 +130,7 @@ def test_where_the_products_are_used_logits_have_a_stated_error(n_features, cova
         )
         features = features_for(mixture, covariance_type == "full")
         coefficients, constants = linear_form(mixture, features)
-        logits = (coefficients @ features.of(z.T)).T + constants[None]
+        logits = features.of(z) @ coefficients.T + constants[None]
         error = np.abs(double(logits) - logits_in_double(mixture, double(z))).max()
         radius = jnp.max(jnp.abs(z), axis=0)
         accepted.append(bool(is_accurate(mixture, radius)))
@@ -174,7 +175,7 @@ def by_products():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validation, "SMALL", 0)
         patch.setattr(quadratic, "SMALLEST_PASS", 0)
-        patch.setattr(quadratic, "rows_of_features", lambda n_rows, n_features: 7)
+        patch.setattr(quadratic, "rows_of_features", lambda x, n_features: 7)
         fits = {name: jg.em(start, x, weights=weights, tol=TIGHT) for name, start in starts.items()}
         statistics = {name: jg.e_step(start, x, weights) for name, start in starts.items()}
         one = lambda x: jg.em(starts["tied"], x, weights=weights, tol=TIGHT)  # noqa: E731
@@ -212,22 +213,54 @@ def test_a_batch_by_products_is_fitted_as_one_by_one(by_products):
     assert_same_mixture(batch[0].mixture, fits["tied"].mixture, by_dtype(1e-3, 1e-8))
 
 
+def innermost_loops(jaxpr):
+    """The equations of while loops in whose bodies there is no other one."""
+    for equation in jaxpr.eqns:
+        inside = [
+            loop for part in jaxprs_in_params(equation.params) for loop in innermost_loops(part)
+        ]
+        yield from inside
+        if equation.primitive.name == "while" and not inside:
+            yield equation
+
+
 def test_the_choice_of_a_form_stays_a_choice_in_a_batch(monkeypatch):
-    """One branch of the loop's step, and those of derivatives; none becomes both ways at once."""
+    """The sums of one form have no turns, for all members; in derivatives as well."""
     monkeypatch.setattr(quadratic, "SMALLEST_PASS", 0)
     start = start_from_labels(blobs(), "full")
 
-    def branches(function, x):
-        return str(jax.make_jaxpr(function)(array(x))).count("cond[")
+    def loops(function, x):
+        return list(innermost_loops(jax.make_jaxpr(function)(array(x)).jaxpr))
 
     def fit(x):
         return jg.em(start, x, max_iter=13).log_likelihood
 
-    assert branches(fit, blobs()) == 1
-    assert branches(jax.vmap(fit), np.stack([blobs()] * 2)) == 1
-    of_derivative = branches(jax.grad(fit), blobs())
-    assert of_derivative > 1
-    assert branches(jax.vmap(jax.grad(fit)), np.stack([blobs()] * 2)) == of_derivative
+    for function in (fit, jax.grad(fit)):
+        found = loops(jax.vmap(function), np.stack([blobs()] * 2))
+        assert len(found) == len(loops(function, blobs()))
+        assert all(loop.params["cond_jaxpr"].out_avals[0].shape == () for loop in found)
+
+
+@pytest.mark.parametrize("covariance_type", FORMS)
+def test_derivatives_of_an_e_step_by_products_are_those_of_the_e_step(monkeypatch, covariance_type):
+    """Forward and backward, with respect to all that it depends on."""
+    start = start_from_labels(blobs(), covariance_type, blur=0.4)
+    weights, log_prior = np.linspace(0.5, 2, N), np.linspace(-1, 1, N * K).reshape(N, K)
+
+    def total(mixture, x, weights, log_prior):
+        found = jg.e_step(mixture, x, weights, log_prior=log_prior)
+        return found.log_likelihood + jnp.sum(found.second**2) / N
+
+    arguments = (start, array(blobs()), array(weights), array(log_prior))
+    forms = []
+    for smallest in (quadratic.SMALLEST_PASS, 0):
+        monkeypatch.setattr(quadratic, "SMALLEST_PASS", smallest)
+        jax.clear_caches()
+        backward = jax.grad(total, argnums=(0, 1, 2, 3))(*arguments)
+        forward = jax.jvp(total, arguments, arguments)[1]
+        forms.append(jax.tree.leaves((backward, forward)))
+    for expected, actual in zip(*forms, strict=True):
+        assert_close(actual, expected, rtol=by_dtype(1e-3, 1e-9), atol=by_dtype(1e-3, 1e-9))
 
 
 def test_features_of_first_order_leave_out_what_all_components_share():
@@ -236,7 +269,7 @@ def test_features_of_first_order_leave_out_what_all_components_share():
     z = rows.frame.read(rows.x, rows.weights)
     logits = double(mixture.component_log_prob(z)) + double(mixture.log_weights)
     coefficients, constants = linear_form(mixture, LINEAR)
-    linear = double((coefficients @ LINEAR.of(z.T)).T + constants[None])
+    linear = double(LINEAR.of(z) @ coefficients.T + constants[None])
     rest = logits - linear
     assert_close(rest, rest[:, :1] * np.ones(K), rtol=0, atol=by_dtype(1e-3, 1e-11))
     assert len(LABELS) == len(rest)
