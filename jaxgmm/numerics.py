@@ -136,6 +136,7 @@ def smallest_variance(dtype: jnp.dtype) -> float:
     return float(jnp.finfo(dtype).eps) ** 1.5
 
 
+@jax.jit
 def cholesky(matrix: Array) -> Array:
     """Lower Cholesky factors that exist for every positive semidefinite matrix.
 
@@ -181,7 +182,7 @@ def factor_of_root(root: Array) -> Array:
     return jnp.swapaxes(sign[..., :, None] * upper, -1, -2)
 
 
-@jax.custom_jvp
+@jax.jit
 def inverse_of_lower(factor: Array) -> Array:
     """Inverses of lower triangular matrices, row by row.
 
@@ -194,6 +195,11 @@ def inverse_of_lower(factor: Array) -> Array:
     Returns:
         (..., D, D) lower triangular.
     """
+    return _inverse_by_rows(factor)
+
+
+@jax.custom_jvp
+def _inverse_by_rows(factor: Array) -> Array:
     identity = jnp.eye(factor.shape[-1], dtype=factor.dtype)
 
     def next_row(j: Array, inverse: Array) -> Array:
@@ -208,8 +214,8 @@ def inverse_of_lower(factor: Array) -> Array:
     return lax.fori_loop(0, n_features, next_row, start, unroll=n_features <= FEW)
 
 
-@inverse_of_lower.defjvp
-def _differentiate_inverse_of_lower(
+@_inverse_by_rows.defjvp
+def _differentiate_inverse_by_rows(
     primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
     inverse = inverse_of_lower(*primals)
@@ -217,6 +223,7 @@ def _differentiate_inverse_of_lower(
     return inverse, -einsum("...ij,...jk->...ik", inverse, moved)
 
 
+@jax.jit
 def is_positive_definite(matrix: Array) -> Array:
     """Whether all pivots of symmetric matrices are positive: (..., D, D) -> (...) bool.
 
