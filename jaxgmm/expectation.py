@@ -137,10 +137,10 @@ def collect_partition(
     features = PRODUCTS if full_second_moment else SQUARES
 
     def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, Array]:
-        own = partition(numbers, z)
-        difference = z - einsum("nk,kd->nd", own, origin)
-        sums = features.sum(features.of(difference), (weights[:, None] * own).T)
-        return einsum("nk,n->k", own, weights), sums
+        own = partition(numbers, z).T
+        difference = z.T - einsum("kd,kn->dn", origin, own)
+        sums = features.sum(features.of(difference.T), weights[None] * own)
+        return einsum("kn,n->k", own, weights), sums
 
     size = rows_of_features(rows.x, features.count(rows.x.shape[1]))
     count, sums = rows.sum(summand, size)

@@ -95,10 +95,9 @@ class Rows(NamedTuple):
         """Weighted means of z and z², feature by feature: (D,), (D,)."""
 
         def summand(_: Array, weights: Array, z: Array) -> Array:
-            return einsum("n,nf->f", weights, jnp.concatenate([jnp.ones_like(z), z, z**2], axis=1))
+            return jnp.stack([einsum("n,nf->f", weights, of) for of in (jnp.ones_like(z), z, z**2)])
 
-        sums = self.sum(summand, self.chunk_rows(self.x.shape[1]))
-        count, first, second = jnp.split(sums, 3)
+        count, first, second = self.sum(summand, self.chunk_rows(self.x.shape[1]))
         return first / count, second / count
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.frame import Rows
-from jaxgmm.numerics import agreed, einsum
+from jaxgmm.numerics import HIGHEST, agreed, einsum
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -34,11 +34,12 @@ class Nearest:
         """One-hot, of the rows' numbers and the rows: (rows, D) -> (rows, K)."""
         half = jnp.sum(self.centers**2, axis=1) / 2
         centers = self.reachable()
-        distance = half[:, None] - einsum("kd,nd->kn", centers, z)
+        # As one product even of few features: written out it would be made again for each use.
+        distance = half[:, None] - jnp.einsum("kd,nd->kn", centers, z, precision=HIGHEST)
         nearest = distance == jnp.min(distance, axis=0, keepdims=True)
         number = jnp.arange(centers.shape[0])
         label = jnp.min(jnp.where(nearest, number[:, None], number.size), axis=0)
-        return (label[:, None] == number[None]).astype(z.dtype)
+        return (label[None] == number[:, None]).astype(z.dtype).T
 
     def reachable(self) -> Array:
         """(K, D) centers, those at infinity replaced by zeros."""
@@ -71,13 +72,17 @@ def subsample(rows: Rows, size: int) -> Rows:
     frame, x, weights = rows
     if x.shape[0] <= size:
         return rows
-    n_before = running_count(weights > 0)
-    present = n_before[-1]
+    present = jnp.sum(weights > 0)
     place = jnp.arange(size)
     within = (place.astype(x.dtype) * GOLDEN_RATIO) % 1
     stratum = (place.astype(x.dtype) + within) * (present.astype(x.dtype) / size)
     rank = jnp.where(present > size, stratum.astype(place.dtype), place)
-    drawn = jnp.searchsorted(n_before, jnp.minimum(rank, present - 1), side="right")
+    last = jnp.minimum(rank, present - 1)
+    drawn = lax.cond(
+        agreed(present == x.shape[0]),
+        lambda: last,
+        lambda: jnp.searchsorted(running_count(weights > 0), last, side="right").astype(last.dtype),
+    )
     return Rows(frame, x[drawn], jnp.where(rank < present, weights[drawn], 0))
 
 
