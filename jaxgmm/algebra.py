@@ -15,16 +15,11 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxgmm.chunks import chunk_size, map_over_chunks
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
 from jaxgmm.densities import far_density, log_shares, standardized
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import (
-    chunk_size,
-    einsum,
-    factor_of_root,
-    map_over_chunks,
-    shifted_exponentials,
-)
+from jaxgmm.numerics import einsum, factor_of_root, shifted_exponentials
 from jaxgmm.validation import as_float_array, check_mixture, in_common_dtype, is_concrete
 
 Indices = int | Sequence[int] | np.ndarray

@@ -7,16 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgmm.chunks import chunk_size, map_over_chunks
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
-from jaxgmm.numerics import (
-    agreed,
-    at_most,
-    chunk_size,
-    einsum,
-    log_softmax,
-    logsumexp,
-    map_over_chunks,
-)
+from jaxgmm.numerics import agreed, at_most, einsum, log_softmax, logsumexp
 
 
 def log_normalizer(covariance: Covariance, n_features: int) -> Array:

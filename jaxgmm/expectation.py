@@ -2,25 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.chunks import one_sum_of_two, rows_of_features
 from jaxgmm.densities import log_density
 from jaxgmm.frame import Rows, chunk_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import (
-    FEW,
-    agreed,
-    einsum,
-    logsumexp,
-    rows_of_features,
-    shifted_exponentials,
-    weighted_sum,
-)
+from jaxgmm.numerics import FEW, agreed, einsum, logsumexp, shifted_exponentials, weighted_sum
 from jaxgmm.quadratic import (
     PRODUCTS,
     SQUARES,
@@ -54,17 +45,21 @@ def expect(
         Statistics about any origin. With a `reach.square`, the second moments are the sum of those
         of all components, each about its own origin: (1, D, D) or (1, D).
     """
-
     if reach is None:
         return expect_by_differences(rows, mixture, log_prior, full_second_moment)
+    square = reach.square
+
+    def by_products(wanted: Array | None) -> SufficientStatistics:
+        return expect_by_products(rows, mixture, log_prior, full_second_moment, square, wanted)
+
+    def by_differences(wanted: Array | None) -> SufficientStatistics:
+        found = expect_by_differences(rows, mixture, log_prior, full_second_moment, wanted)
+        if square is None:
+            return found
+        return replace(found, second=jnp.sum(found.second, axis=0, keepdims=True))
+
     accurate = agreed(is_accurate(mixture, reach.radius, smallest_gain))
-    fast = expect_by_products(
-        rows, mixture, log_prior, full_second_moment, reach.square, wanted=accurate
-    )
-    safe = expect_by_differences(rows, mixture, log_prior, full_second_moment, wanted=~accurate)
-    if reach.square is not None:
-        safe = replace(safe, second=jnp.sum(safe.second, axis=0, keepdims=True))
-    return jax.tree.map(partial(jnp.where, accurate), fast, safe)
+    return one_sum_of_two(accurate, by_products, by_differences)
 
 
 def expect_by_differences(
@@ -142,7 +137,7 @@ def collect_partition(
         sums = features.sum(features.of(difference.T), weights[None] * own)
         return einsum("kn,n->k", own, weights), sums
 
-    size = rows_of_features(rows.x, features.count(rows.x.shape[1]))
+    size = rows_of_features(rows.x, features.count(rows.x.shape[1]), origin.shape[0])
     count, sums = rows.sum(summand, size)
     first, second = features.moments(sums)
     return SufficientStatistics(jnp.zeros_like(count[0]), count, first, second, origin)

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgmm.chunks import chunk_size, sum_over_chunks
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import chunk_size, einsum, sum_over_chunks
+from jaxgmm.numerics import einsum
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ and so would be its derivatives. So where derivatives are wanted, Newton steps w
 first close that gap.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -54,13 +53,14 @@ def _differentiate_as_maximum(
         return view.gradient(), view
 
     _, slope_moved, view = jax.jvp(slope, given, moving, has_aux=True)
-    view = view._replace(problem=problem)
+    by_products = view._replace(problem=problem).information(covariance_type)
 
-    def solve(matvec: Callable[[Array], Array], right_side: Array) -> Array:
-        return conjugate_residuals(matvec, right_side, precise(right_side.dtype)).vector
+    def solve(_: Any, right_side: Array) -> Array:
+        return conjugate_residuals(by_products, right_side, precise(right_side.dtype)).vector
 
-    product = view.information(covariance_type)
-    step = lax.custom_linear_solve(product, slope_moved, solve, symmetric=True)
+    # Derivatives of the solution go through the form by differences.
+    system = view._replace(problem=given[0]).information(covariance_type)
+    step = lax.custom_linear_solve(system, slope_moved, solve, symmetric=True)
     origin, _ = view.origin()
     tangent = jax.jvp(view.mixture_at, (origin,), (step,))[1]
     return summit, tangent

@@ -78,6 +78,7 @@ def subsample(rows: Rows, size: int) -> Rows:
     stratum = (place.astype(x.dtype) + within) * (present.astype(x.dtype) / size)
     rank = jnp.where(present > size, stratum.astype(place.dtype), place)
     last = jnp.minimum(rank, present - 1)
+    # Where all rows are present their ranks are their numbers.
     drawn = lax.cond(
         agreed(present == x.shape[0]),
         lambda: last,

@@ -2,18 +2,14 @@
 
 import operator
 import string
-from collections.abc import Callable
 from functools import reduce
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 HIGHEST = lax.Precision.HIGHEST
-T = TypeVar("T")
 
 # Sums of at most so many terms, and loops of as many turns, are written out: as operations of their
 # own they would cost more than their work.
@@ -182,6 +178,7 @@ def factor_of_root(root: Array) -> Array:
     return jnp.swapaxes(sign[..., :, None] * upper, -1, -2)
 
 
+@jax.custom_jvp
 @jax.jit
 def inverse_of_lower(factor: Array) -> Array:
     """Inverses of lower triangular matrices, row by row.
@@ -195,11 +192,6 @@ def inverse_of_lower(factor: Array) -> Array:
     Returns:
         (..., D, D) lower triangular.
     """
-    return _inverse_by_rows(factor)
-
-
-@jax.custom_jvp
-def _inverse_by_rows(factor: Array) -> Array:
     identity = jnp.eye(factor.shape[-1], dtype=factor.dtype)
 
     def next_row(j: Array, inverse: Array) -> Array:
@@ -214,8 +206,8 @@ def _inverse_by_rows(factor: Array) -> Array:
     return lax.fori_loop(0, n_features, next_row, start, unroll=n_features <= FEW)
 
 
-@_inverse_by_rows.defjvp
-def _differentiate_inverse_by_rows(
+@inverse_of_lower.defjvp
+def _differentiate_inverse_of_lower(
     primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
     inverse = inverse_of_lower(*primals)
@@ -243,108 +235,9 @@ def is_positive_definite(matrix: Array) -> Array:
     return lax.fori_loop(0, n_features, eliminate, start, unroll=n_features <= FEW)[1]
 
 
-def rounding_of_sum(total: Array, first: Array, second: Array) -> Array:
-    """What rounding added to `total = first + second`; 0 where the sum isn't finite."""
-    return jnp.where(jnp.isfinite(total), (total - first) - second, 0)
-
-
-def sum_over_chunks(
-    summand: Callable[[Array, Array], T],
-    n_rows: int,
-    chunk_rows: int,
-    wanted: Array | None = None,
-) -> T:
-    """Σ over row chunks, with compensated (two-sum) addition of the chunks.
-
-    The data are never padded or copied: the last chunk starts early enough to be whole, and the
-    rows that it shares with the one before are marked as not fresh.
-
-    Args:
-        summand: called as `summand(start, fresh)` with the chunk's first row, a scalar, and
-            `fresh: (chunk_rows,)`, true for the rows that belong to this chunk. Returns a pytree
-            of floats.
-        n_rows: number of rows in all.
-        chunk_rows: number of rows in a chunk, at most `n_rows`.
-        wanted: () bool, whether to sum anything; None for always. No derivative goes backward
-            through a sum that may not be wanted.
-    """
-    n_chunks = -(-n_rows // chunk_rows)
-    if n_chunks == 1 and wanted is None:
-        return summand(jnp.asarray(0), jnp.ones(chunk_rows, bool))
-
-    def flat_summand(index: Array) -> Array:
-        start = jnp.minimum(index * chunk_rows, n_rows - chunk_rows)
-        fresh = start + jnp.arange(chunk_rows) >= index * chunk_rows
-        return ravel_pytree(summand(start, fresh))[0]
-
-    def add_chunk(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        total, lost = carry
-        term = flat_summand(index) - lost
-        new = total + term
-        return new, rounding_of_sum(new, total, term)
-
-    # Where derivatives go backward, what a chunk made on its way is made again.
-    flat_summand = jax.checkpoint(flat_summand)
-    shapes = jax.eval_shape(summand, jnp.asarray(0), jnp.ones(chunk_rows, bool))
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    zeros, unravel = ravel_pytree(nothing)
-    # A number of turns rather than a branch: in branches XLA's CPU backend splits no work.
-    n_turns = n_chunks if wanted is None else jnp.where(wanted, n_chunks, 0)
-    return unravel(lax.fori_loop(0, n_turns, add_chunk, (zeros, zeros))[0])
-
-
-def map_over_chunks(function: Callable[[Array], T], x: Array, chunk_rows: int) -> T:
-    """`function` on row chunks of x, each result written where it belongs.
-
-    The last chunk starts early enough to be whole; rows that it shares with the one before are
-    written twice.
-
-    Args:
-        function: maps (rows, D) to a pytree of (rows, ...), row by row.
-        x: (N, D).
-        chunk_rows: number of rows in a chunk.
-    """
-    n_rows = x.shape[0]
-    if n_rows <= chunk_rows:
-        return function(x)
-
-    def write_chunk(index: Array, results: T) -> T:
-        start = jnp.minimum(index * chunk_rows, n_rows - chunk_rows)
-        found = function(lax.dynamic_slice_in_dim(x, start, chunk_rows))
-        return jax.tree.map(
-            lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, axis=0),
-            results,
-            found,
-        )
-
-    # Where derivatives go backward, what a chunk made on its way is made again.
-    function = jax.checkpoint(function)
-    of_chunk = jax.eval_shape(function, x[:chunk_rows])
-    results = jax.tree.map(lambda leaf: jnp.zeros((n_rows, *leaf.shape[1:]), leaf.dtype), of_chunk)
-    return lax.fori_loop(0, -(-n_rows // chunk_rows), write_chunk, results)
-
-
-def chunk_size(n_rows: int, numbers_per_row: int) -> int:
-    """Rows in a chunk such that its intermediate arrays stay in a cache, or fill an accelerator."""
-    budget = 2**18 if jax.default_backend() == "cpu" else 2**26
-    return max(1, min(n_rows, max(256, budget // numbers_per_row)))
-
-
-def rows_of_features(x: Array, n_features: int) -> int:
-    """Rows of x in a chunk whose features are multiplied fastest, or fill an accelerator.
-
-    On a CPU with few features so many that one core's cache holds them; with many, so many that
-    each operation is worth splitting among cores.
-    """
-    if jax.default_backend() != "cpu":
-        return chunk_size(x.shape[0], n_features)
-    n_bytes = min(2**15, 5 * 2**20 // n_features) if n_features >= 64 else 2**13
-    return min(x.shape[0], max(512, n_bytes // x.dtype.itemsize))
-
-
 @jax.custom_batching.custom_vmap
 def agreed(flag: Array) -> Array:
-    """The flag; in a batch, whether all have it, so that a branch on it stays a branch."""
+    """The flag; in a batch, whether all have it, so that what hangs on it is decided once."""
     return flag
 
 

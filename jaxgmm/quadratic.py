@@ -20,11 +20,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.chunks import rows_of_features
 from jaxgmm.covariance import Full, precision, precision_diagonal
 from jaxgmm.densities import log_normalizer
 from jaxgmm.frame import Rows, chunk_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, rows_of_features, shifted_exponentials, weighted_sum
+from jaxgmm.numerics import einsum, shifted_exponentials, weighted_sum
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Structure
 
@@ -66,8 +67,7 @@ def with_one(z: Array) -> Array:
 
 def _pairs(n_features: int) -> tuple[np.ndarray, np.ndarray]:
     """Which two of (z, 1) each product is of; the last pair, 1 · 1, is left out."""
-    first, second = np.triu_indices(n_features, m=n_features + 1)
-    return first, second
+    return np.triu_indices(n_features, m=n_features + 1)
 
 
 def _products(z: Array) -> Array:
@@ -94,9 +94,9 @@ def _moments_of_products(sums: Array) -> tuple[Array, ...]:
 
 
 def _squares(z: Array) -> Array:
-    """z² and z. XLA's CPU backend joins arrays slowly, and multiplies by a choice fast.
+    """z² and z: features first where there are few of them, else rows first.
 
-    In the order of memory that a transpose of z is or isn't worth.
+    XLA's CPU backend joins arrays slowly, and multiplies by a choice fast.
     """
     n_rows, n_features = z.shape
     if n_features < ROW_MAJOR_FROM:
@@ -171,7 +171,7 @@ def reach_of(rows: Rows, n_components: int, structure: Structure | None) -> Reac
     def summand(_: Array, weights: Array, z: Array) -> Array:
         return einsum(subscripts, weights[:, None] * z, z)
 
-    return Reach(radius, rows.sum(summand, rows_of_features(rows.x, n_features)))
+    return Reach(radius, rows.sum(summand, rows_of_features(rows.x, n_features, 1)))
 
 
 def _precisions(mixture: GaussianMixture, features: Features) -> Array:
@@ -233,7 +233,7 @@ def expect_by_products(
         sums = features.sum(values, responsibilities)
         return weighted_sum(weights, log_prob), count, sums
 
-    size = rows_of_features(rows.x, features.count(n_features))
+    size = rows_of_features(rows.x, features.count(n_features), mixture.n_components)
     log_likelihood, count, sums = rows.sum(summand, size, wanted)
     first, *moments = features.moments(sums)
     if square is None:

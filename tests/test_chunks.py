@@ -23,8 +23,8 @@ from helpers import (
 
 import jaxgmm as jg
 from jaxgmm import densities, frame, validation
+from jaxgmm.chunks import sum_over_chunks
 from jaxgmm.initialization import STARTS, start_from
-from jaxgmm.numerics import sum_over_chunks
 from jaxgmm.problem import problem_of
 
 

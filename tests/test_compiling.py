@@ -123,11 +123,12 @@ def test_importing_and_fitting_leave_the_configuration_alone():
 COMPILED = []
 
 
-@jax.monitoring.register_event_duration_secs_listener
 def count_programs(event, _, **__):
     if event.endswith("backend_compile_duration"):
         COMPILED.append(event)
 
+
+jax.monitoring.register_event_duration_secs_listener(count_programs)
 
 USES = {
     "create": lambda key, x: mixture_of_six_features(),

@@ -17,6 +17,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
+from jaxgmm import quadratic
 from jaxgmm.curvature import View, newton
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.krylov import conjugate_residuals
@@ -139,7 +140,11 @@ def test_one_step_derivative_is_that_of_a_step_of_em():
     assert_close(jax.grad(of_fit)(x), jax.grad(of_step)(x), 0, by_dtype(1e-4, 1e-6))
 
 
-def test_derivatives_of_derivatives_of_a_fit():
+@pytest.mark.parametrize("smallest_pass", [quadratic.SMALLEST_PASS, 0])
+def test_derivatives_of_derivatives_of_a_fit(monkeypatch, smallest_pass):
+    """Also where steps are made by matrix products."""
+    monkeypatch.setattr(quadratic, "SMALLEST_PASS", smallest_pass)
+    jax.clear_caches()
     with jax.enable_x64(True):
         x = jnp.concatenate([jnp.linspace(-1, 1, 20), jnp.linspace(2, 5, 25)])[:, None]
         start = jg.GaussianMixture.create([0.5, 0.5], [[0.0], [3.5]], [0.5, 1.0], "spherical")

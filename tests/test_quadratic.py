@@ -175,7 +175,7 @@ def by_products():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validation, "SMALL", 0)
         patch.setattr(quadratic, "SMALLEST_PASS", 0)
-        patch.setattr(quadratic, "rows_of_features", lambda x, n_features: 7)
+        patch.setattr(quadratic, "rows_of_features", lambda x, n_features, n_components: 7)
         fits = {name: jg.em(start, x, weights=weights, tol=TIGHT) for name, start in starts.items()}
         statistics = {name: jg.e_step(start, x, weights) for name, start in starts.items()}
         one = lambda x: jg.em(starts["tied"], x, weights=weights, tol=TIGHT)  # noqa: E731
@@ -224,26 +224,35 @@ def innermost_loops(jaxpr):
             yield equation
 
 
-def test_the_choice_of_a_form_stays_a_choice_in_a_batch(monkeypatch):
-    """The sums of one form have no turns, for all members; in derivatives as well."""
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_the_choice_of_a_form_stays_a_choice_in_a_batch(monkeypatch, backend):
+    """A branch, or the turns of two sums, of which one has none for all members."""
     monkeypatch.setattr(quadratic, "SMALLEST_PASS", 0)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    jax.clear_caches()
     start = start_from_labels(blobs(), "full")
 
-    def loops(function, x):
-        return list(innermost_loops(jax.make_jaxpr(function)(array(x)).jaxpr))
+    def program(function, x):
+        return jax.make_jaxpr(function)(array(x)).jaxpr
 
     def fit(x):
         return jg.em(start, x, max_iter=13).log_likelihood
 
     for function in (fit, jax.grad(fit)):
-        found = loops(jax.vmap(function), np.stack([blobs()] * 2))
-        assert len(found) == len(loops(function, blobs()))
-        assert all(loop.params["cond_jaxpr"].out_avals[0].shape == () for loop in found)
+        alone = program(function, blobs())
+        batch = program(jax.vmap(function), np.stack([blobs()] * 2))
+        if backend == "cpu":
+            loops = list(innermost_loops(batch))
+            assert len(loops) == len(list(innermost_loops(alone))) >= 2
+            assert all(loop.params["cond_jaxpr"].out_avals[0].shape == () for loop in loops)
+        else:
+            assert str(batch).count("cond[") == str(alone).count("cond[") >= 1
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("covariance_type", FORMS)
 def test_derivatives_of_an_e_step_by_products_are_those_of_the_e_step(monkeypatch, covariance_type):
-    """Forward and backward, with respect to all that it depends on."""
+    """The rule by differences is there, forward and backward, for all that it depends on."""
     start = start_from_labels(blobs(), covariance_type, blur=0.4)
     weights, log_prior = np.linspace(0.5, 2, N), np.linspace(-1, 1, N * K).reshape(N, K)
 
