@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.frame import Rows
-from jaxgmm.numerics import HIGHEST, agreed, einsum
+from jaxgmm.numerics import agreed, contract, einsum
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -34,8 +34,7 @@ class Nearest:
         """One-hot, of the rows' numbers and the rows: (rows, D) -> (rows, K)."""
         half = jnp.sum(self.centers**2, axis=1) / 2
         centers = self.reachable()
-        # As one product even of few features: written out it would be made again for each use.
-        distance = half[:, None] - jnp.einsum("kd,nd->kn", centers, z, precision=HIGHEST)
+        distance = half[:, None] - contract("kd,nd->kn", centers, z)
         nearest = distance == jnp.min(distance, axis=0, keepdims=True)
         number = jnp.arange(centers.shape[0])
         label = jnp.min(jnp.where(nearest, number[:, None], number.size), axis=0)

@@ -16,10 +16,15 @@ HIGHEST = lax.Precision.HIGHEST
 FEW = 4
 
 
-def einsum(subscripts: str, *operands: Array) -> Array:
-    """`jnp.einsum` in the full precision of the dtype, on every platform.
+def contract(subscripts: str, *operands: Array) -> Array:
+    """`jnp.einsum` in the full precision of the dtype, on every platform."""
+    return jnp.einsum(subscripts, *operands, precision=HIGHEST)
 
-    Sums of few terms are written out, and so become part of the operations around them.
+
+def einsum(subscripts: str, *operands: Array) -> Array:
+    """`contract`, but sums of few terms are written out, and become part of what is around them.
+
+    So they are made again for each use: in long arrays that are used several times `contract` them.
     """
     if len(operands) == 2:
         first, second, output = _subscripts_of_all_axes(subscripts, *operands)
@@ -32,7 +37,7 @@ def einsum(subscripts: str, *operands: Array) -> Array:
                 return first_terms * second_terms
             terms = (first_terms[..., i] * second_terms[..., i] for i in range(sizes[summed]))
             return reduce(operator.add, terms)
-    return jnp.einsum(subscripts, *operands, precision=HIGHEST)
+    return contract(subscripts, *operands)
 
 
 def _subscripts_of_all_axes(subscripts: str, first: Array, second: Array) -> tuple[str, str, str]:

@@ -25,11 +25,12 @@ from jaxgmm.covariance import Full, precision, precision_diagonal
 from jaxgmm.densities import log_normalizer
 from jaxgmm.frame import Rows, chunk_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, shifted_exponentials, weighted_sum
+from jaxgmm.numerics import contract, einsum, shifted_exponentials, weighted_sum
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Structure
 
-# With fewer products than this a pass is so short that a second one isn't worth compiling.
+# With fewer products than this, counts included, a pass is too short for a second one to be worth
+# compiling.
 SMALLEST_PASS = 2**20
 # With so many features rows are read faster as they are than transposed.
 ROW_MAJOR_FROM = 16
@@ -159,7 +160,7 @@ def reach_of(rows: Rows, n_components: int, structure: Structure | None) -> Reac
         structure: of the fit; None where the components' own second moments are wanted.
     """
     n_rows, n_features = rows.x.shape
-    if n_rows * n_components * PRODUCTS.count(n_features) < SMALLEST_PASS:
+    if n_rows * n_components * (PRODUCTS.count(n_features) + 1) < SMALLEST_PASS:
         return None
     distance = jnp.abs(rows.x - rows.frame.center[None])
     present = (rows.weights != 0)[:, None]
@@ -223,7 +224,7 @@ def expect_by_products(
 
     def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, Array, Array]:
         values = features.of(z)
-        logits = einsum("kf,nf->kn", coefficients, values) + constants[:, None]
+        logits = contract("kf,nf->kn", coefficients, values) + constants[:, None]
         if log_prior is not None:
             logits += chunk_of(log_prior, numbers, weights).T
         terms, total, top = shifted_exponentials(logits, axis=0)
