@@ -60,8 +60,9 @@ def fit(
         n_components: K, at most N.
         covariance_type: "full", "tied", "diag", "spherical", "tied_diag" or "tied_spherical".
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
-        init: "k-means++" (the partition by centers that k-means reaches in ten iterations from
-            greedy seeds), "kmeans" (the partition that it converges to), "random" (random
+        init: "k-means++" (the partition that k-means reaches from greedy seeds in five iterations,
+            and in five more with features measured by their deviation within its clusters),
+            "kmeans" (the partition that it converges to from these seeds), "random" (random
             responsibilities), "random_from_data" (the nearest-seed partition of K random rows), a
             `GaussianMixture`, or responsibilities (N, K). Seeds are chosen, and the ten iterations
             made, on max(8192, 128 K) rows where there are more. A partition becomes a mixture by

@@ -27,11 +27,13 @@ class Frame:
         variance: (D,) of the data in these coordinates: 1, but not a constant to differentiation.
             Constant features have the variance that their magnitude suggests; with a weight that
             is negative or NaN none has any.
+        isotropic: () bool, whether all features must have the same scale.
     """
 
     center: Array
     scale: Array
     variance: Array
+    isotropic: Array
 
     def read(self, x: Array, weights: Array) -> Array:
         """Rows in these coordinates; rows of weight 0, which may hold anything, at the center."""
@@ -143,9 +145,10 @@ def frame_of(x: Array, weights: Array, isotropic: bool | Array) -> Frame:
     magnitude = lax.stop_gradient(jnp.max(jnp.where(present, jnp.abs(x), 0), axis=0))
     magnitude = jnp.where(magnitude > float(dtype.tiny) / float(dtype.eps), magnitude, 1)
 
-    at_zero = Frame(jnp.zeros_like(magnitude), magnitude, jnp.ones_like(magnitude))
+    none, one = jnp.zeros_like(magnitude), jnp.ones_like(magnitude)
+    at_zero = Frame(none, magnitude, one, jnp.asarray(isotropic))
     center = lax.stop_gradient(Rows(at_zero, x, weights).moments()[0]) * magnitude
-    at_center = Frame(center, magnitude, jnp.ones_like(magnitude))
+    at_center = replace(at_zero, center=center)
     deviation = jnp.sqrt(lax.stop_gradient(Rows(at_center, x, weights).moments()[1]))
     constant = deviation <= 4 * float(dtype.eps)
     constant = jnp.where(isotropic, jnp.all(constant), constant)
@@ -155,9 +158,7 @@ def frame_of(x: Array, weights: Array, isotropic: bool | Array) -> Frame:
     scale = jnp.where(isotropic, largest * jnp.sqrt(jnp.mean(spread**2)), own)
 
     usable = jnp.isfinite(center) & jnp.isfinite(scale)
-    frame = Frame(
-        jnp.where(usable, center, 0), jnp.where(usable, scale, 1), jnp.ones_like(magnitude)
-    )
+    frame = replace(at_zero, center=jnp.where(usable, center, 0), scale=jnp.where(usable, scale, 1))
     variance = jnp.where(usable & ~constant, _variance(frame, x, weights), 1)
     return replace(frame, variance=jnp.where(jnp.all(weights >= 0), variance, jnp.nan))
 

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxgmm.expectation import collect, collect_partition
 from jaxgmm.frame import Rows
-from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, subsample
+from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize, means_of
@@ -21,7 +21,7 @@ Responsibilities = Callable[[Array, Array], Array]
 
 # Seeds may be outliers. After a few iterations of k-means hardly any of them still has a part of
 # its own, from which EM would climb to a component of a handful of rows (benchmarks/spurious.py).
-FEW_ITERATIONS = 10
+FEW_ITERATIONS = 5
 MAX_ITERATIONS = 300
 
 # Seeds are one after the other, so that no more rows are read for them than suffice.
@@ -30,30 +30,35 @@ SAMPLE_ROWS_PER_SEED = 2**7
 
 
 def by_plus_plus(key: Array, rows: Rows, active: Array) -> Responsibilities:
-    """The partition by centers that k-means reaches in a few iterations from greedy seeds."""
-    sample, seeds = _seeds(key, rows, active)
-    return Nearest(lloyd(sample, sample, seeds, FEW_ITERATIONS))
+    """The partition that k-means reaches from greedy seeds in twice a few iterations.
+
+    The first few measure features by their deviation in all rows, which is large where clusters are
+    far apart. The others measure them by the deviation within clusters that was found.
+    """
+    sample, partition = _seeds(key, rows, active)
+    rough = lloyd(sample, sample, partition, FEW_ITERATIONS)
+    return lloyd(sample, sample, scaled_within(sample, rough), FEW_ITERATIONS)
 
 
 def by_kmeans(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """The partition that k-means converges to from greedy k-means++ seeds."""
-    sample, seeds = _seeds(key, rows, active)
+    sample, partition = _seeds(key, rows, active)
     if sample is not rows:
-        seeds = lloyd(sample, sample, seeds, MAX_ITERATIONS)
-    return Nearest(lloyd(rows, sample, seeds, MAX_ITERATIONS))
+        partition = lloyd(sample, sample, partition, MAX_ITERATIONS)
+    return lloyd(rows, sample, partition, MAX_ITERATIONS)
 
 
-def _seeds(key: Array, rows: Rows, active: Array) -> tuple[Rows, Array]:
-    """Greedy k-means++ seeds, and the rows that they were chosen from."""
+def _seeds(key: Array, rows: Rows, active: Array) -> tuple[Rows, Nearest]:
+    """The rows from which greedy k-means++ seeds were chosen, and the partition by them."""
     sample = subsample(rows, max(SAMPLE_ROWS, SAMPLE_ROWS_PER_SEED * active.size))
-    return sample, _away(plus_plus_seeds(key, sample, active.size), active)
+    return sample, _partition(plus_plus_seeds(key, sample, active.size), active)
 
 
 def by_random_rows(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """The nearest-seed partition of K different rows, drawn in proportion to their weights."""
     noise = jax.random.gumbel(key, rows.weights.shape, rows.weights.dtype)
     _, drawn = lax.top_k(jnp.log(rows.weights) + noise, active.size)
-    return Nearest(_away(rows.frame.read(rows.x[drawn], rows.weights[drawn]), active))
+    return _partition(rows.frame.read(rows.x[drawn], rows.weights[drawn]), active)
 
 
 def by_random_responsibilities(key: Array, rows: Rows, active: Array) -> Responsibilities:
@@ -74,9 +79,9 @@ def as_given(responsibilities: Array) -> Responsibilities:
     return lambda numbers, _: responsibilities[numbers]
 
 
-def _away(seeds: Array, active: Array) -> Array:
-    """Seeds of which only the active ones can be nearest to anything."""
-    return jnp.where(active[:, None], seeds, jnp.inf)
+def _partition(seeds: Array, active: Array) -> Nearest:
+    """By the nearest of the active seeds: (K, D)."""
+    return Nearest(jnp.where(active[:, None], seeds, jnp.inf), jnp.ones_like(seeds[0]))
 
 
 STARTS: dict[str, Callable[[Array, Rows, Array], Responsibilities]] = {

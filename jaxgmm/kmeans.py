@@ -1,7 +1,7 @@
 """k-means in the frame: greedy k-means++ seeds, and Lloyd's iterations from them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -12,6 +12,9 @@ from jaxgmm.frame import Rows
 from jaxgmm.numerics import agreed, contract, einsum
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+# Of the deviation in all rows. A feature of few different values may have none within clusters.
+SMALLEST_DEVIATION = 1e-3
 
 
 def squared_distances(z: Array, centers: Array) -> Array:
@@ -26,17 +29,19 @@ class Nearest:
 
     Attributes:
         centers: (K, D) in the frame; those at infinity are nearest to nothing.
+        precision: (D,) what squared differences of each feature count for in the distance.
     """
 
     centers: Array
+    precision: Array
 
     def __call__(self, _: Array, z: Array) -> Array:
         """One-hot, of the rows' numbers and the rows: (rows, D) -> (rows, K)."""
-        half = jnp.sum(self.centers**2, axis=1) / 2
-        centers = self.reachable()
-        distance = half[:, None] - contract("kd,nd->kn", centers, z)
+        weighted = self.precision[None] * self.reachable()
+        half = jnp.sum(self.precision[None] * self.centers**2, axis=1) / 2
+        distance = half[:, None] - contract("kd,nd->kn", weighted, z)
         nearest = distance == jnp.min(distance, axis=0, keepdims=True)
-        number = jnp.arange(centers.shape[0])
+        number = jnp.arange(self.centers.shape[0])
         label = jnp.min(jnp.where(nearest, number[:, None], number.size), axis=0)
         return (label[None] == number[:, None]).astype(z.dtype).T
 
@@ -126,16 +131,16 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
     return lax.scan(add_seed, (seeds, far), jnp.arange(n_seeds))[0][0]
 
 
-def lloyd(rows: Rows, sample: Rows, seeds: Array, max_iter: int) -> Array:
-    """Centers after at most `max_iter` iterations of k-means from given seeds: (K, D) in the frame.
+def lloyd(rows: Rows, sample: Rows, start: Nearest, max_iter: int) -> Nearest:
+    """The partition after at most `max_iter` iterations of k-means from a given one.
 
     An empty cluster is moved to the row that is farthest from its center, one in each iteration.
-    Seeds at infinity stay there.
+    Centers at infinity stay there.
 
     Args:
         rows: the data.
         sample: rows of which the farthest is searched.
-        seeds: (K, D).
+        start: the partition to begin with, whose precision stays.
         max_iter: number of passes.
     """
 
@@ -146,8 +151,8 @@ def lloyd(rows: Rows, sample: Rows, seeds: Array, max_iter: int) -> Array:
         return jnp.sum(own, axis=0), einsum("nk,nd->kd", own, z)
 
     def next_centers(centers: Array) -> Array:
-        size = rows.chunk_rows(centers.size)
-        count, total = rows.sum(partial(summand, Nearest(centers)), size)
+        partition = replace(start, centers=centers)
+        count, total = rows.sum(partial(summand, partition), rows.chunk_rows(centers.size))
         without_rows = (count == 0)[:, None]
         means = jnp.where(without_rows, centers, total / jnp.where(without_rows, 1, count[:, None]))
         empty = jnp.any(without_rows & jnp.isfinite(centers), axis=1)
@@ -155,7 +160,7 @@ def lloyd(rows: Rows, sample: Rows, seeds: Array, max_iter: int) -> Array:
         return lax.cond(
             agreed(~jnp.any(empty)),
             lambda: means,
-            lambda: jnp.where(moved[:, None], farthest_row(sample, centers)[None], means),
+            lambda: jnp.where(moved[:, None], farthest_row(sample, partition)[None], means),
         )
 
     def goes_on(carry: tuple[Array, Array, Array]) -> Array:
@@ -167,15 +172,33 @@ def lloyd(rows: Rows, sample: Rows, seeds: Array, max_iter: int) -> Array:
         new = next_centers(old)
         return new, jnp.any(old != new), n_iter + 1
 
-    return lax.while_loop(goes_on, advance, (seeds, jnp.asarray(True), jnp.asarray(0)))[0]
+    initial = (start.centers, jnp.asarray(True), jnp.asarray(0))
+    return replace(start, centers=lax.while_loop(goes_on, advance, initial)[0])
 
 
-def farthest_row(rows: Rows, centers: Array) -> Array:
+def scaled_within(rows: Rows, partition: Nearest) -> Nearest:
+    """The partition by the same centers, each feature measured by its deviation from them.
+
+    Features whose scale is tied to that of others keep a common one.
+    """
+
+    def summand(numbers: Array, weights: Array, z: Array) -> Array:
+        own_center = einsum("nk,kd->nd", partition(numbers, z), partition.reachable())
+        return einsum("n,nd->d", weights, (z - own_center) ** 2)
+
+    total = rows.sum(summand, rows.chunk_rows(partition.centers.size))
+    variance = total / jnp.sum(rows.weights)
+    variance = jnp.where(rows.frame.isotropic, jnp.mean(variance), variance)
+    return replace(partition, precision=1 / jnp.maximum(variance, SMALLEST_DEVIATION**2))
+
+
+def farthest_row(rows: Rows, partition: Nearest) -> Array:
     """The row, of positive weight, that is farthest from the nearest center: (D,)."""
     z = rows.frame.read(rows.x, rows.weights)
 
     def add_center(closest: Array, center: Array) -> tuple[Array, None]:
-        return jnp.minimum(closest, jnp.sum((z - center[None]) ** 2, axis=-1)), None
+        distance = jnp.sum(partition.precision[None] * (z - center[None]) ** 2, axis=-1)
+        return jnp.minimum(closest, distance), None
 
-    closest, _ = lax.scan(add_center, jnp.full_like(rows.weights, jnp.inf), centers)
+    closest, _ = lax.scan(add_center, jnp.full_like(rows.weights, jnp.inf), partition.centers)
     return z[jnp.argmax(jnp.where(rows.weights > 0, closest, -1))]

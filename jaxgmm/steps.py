@@ -269,7 +269,9 @@ def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture
 def as_they_are(x: Array, weights: Array) -> Rows:
     """Rows in the data's own coordinates."""
     one = jnp.ones_like(x[0])
-    return Rows(Frame(center=jnp.zeros_like(one), scale=one, variance=one), x, weights)
+    zero = jnp.zeros_like(one)
+    frame = Frame(center=zero, scale=one, variance=one, isotropic=jnp.asarray(False))
+    return Rows(frame, x, weights)
 
 
 @partial(jax.jit, static_argnames="full_second_moment")

@@ -94,7 +94,7 @@ def test_moments_of_a_partition_are_those_of_its_responsibilities(full):
     """Also of parts far narrower than they are apart, which products about zero would lose."""
     rows = rows_of(blobs(width=by_dtype(1e-3, 1e-7)), np.linspace(0, 2, N), False)
     z = rows.frame.read(rows.x, rows.weights)
-    partition = Nearest(z[np.array([0, 30, 80])])
+    partition = Nearest(z[np.array([0, 30, 80])], jnp.ones(z.shape[1]))
     actual = collect_partition(rows, partition, partition.centers, full)
     expected = collect(rows, partition, partition.centers, full)
     for name in ("count", "first", "second"):

@@ -1,0 +1,53 @@
+"""The metric that k-means finds within its clusters."""
+
+import jax.numpy as jnp
+import numpy as np
+from helpers import array, assert_close, by_dtype
+
+from jaxgmm.frame import Rows, frame_of
+from jaxgmm.kmeans import SMALLEST_DEVIATION, Nearest, lloyd, scaled_within
+
+# Two clusters, of rows 2 and 3 times as frequent as the first: far apart in the first feature, in
+# which they are narrow, and alike in the second. The last row is absent.
+X = np.array([[0.0, 1], [1, 5], [100, 1], [101, 5], [np.nan, np.inf]])
+WEIGHTS = np.array([1.0, 1, 2, 3, 0])
+
+
+def rows_of(x, isotropic=False):
+    x, weights = array(x), array(WEIGHTS)
+    return Rows(frame_of(x, weights, isotropic), x, weights)
+
+
+def partition_of(rows, numbers=(0, 2)):
+    centers = rows.frame.read(rows.x, rows.weights)[jnp.array(numbers)]
+    return lloyd(rows, rows, Nearest(centers, jnp.ones(2, rows.x.dtype)), 10)
+
+
+def deviations(rows):
+    """What precisions mean in the units of the data."""
+    return rows.frame.scale / jnp.sqrt(scaled_within(rows, partition_of(rows)).precision)
+
+
+def test_features_are_measured_by_their_deviation_within_clusters():
+    of_groups = [
+        np.average((X[s] - np.average(X[s], 0, WEIGHTS[s])) ** 2, 0, WEIGHTS[s])
+        for s in (slice(0, 2), slice(2, 4))
+    ]
+    expected = np.sqrt(np.average(of_groups, 0, [2, 5]))
+    assert_close(deviations(rows_of(X)), expected, rtol=by_dtype(1e-4, 1e-10))
+
+
+def test_features_of_one_scale_keep_it():
+    assert np.ptp(deviations(rows_of(X, isotropic=True))) == 0
+
+
+def test_a_feature_that_is_constant_within_clusters_has_a_finite_precision():
+    rows = rows_of(np.stack([[0.0, 0, 100, 100, np.inf], X[:, 1]], axis=1))
+    precision = scaled_within(rows, partition_of(rows)).precision
+    assert_close(precision[0], SMALLEST_DEVIATION**-2)
+
+
+def test_the_metric_decides_which_center_is_nearest():
+    centers, row = array([[0.0, 0], [2, 2]]), array([[0.5, 1.9]])
+    for precision, nearest in (([1.0, 1], 1), ([10, 1], 0)):
+        assert Nearest(centers, array(precision))(0, row).argmax() == nearest
