@@ -36,8 +36,11 @@ def by_plus_plus(key: Array, rows: Rows, active: Array) -> Responsibilities:
     far apart. The others measure them by the deviation within clusters that was found.
     """
     sample, partition = _seeds(key, rows, active)
-    rough = lloyd(sample, sample, partition, FEW_ITERATIONS)
-    return lloyd(sample, sample, scaled_within(sample, rough), FEW_ITERATIONS)
+
+    def approach(_: Array, partition: Nearest) -> Nearest:
+        return scaled_within(sample, lloyd(sample, sample, partition, FEW_ITERATIONS))
+
+    return lax.fori_loop(0, 2, approach, partition)
 
 
 def by_kmeans(key: Array, rows: Rows, active: Array) -> Responsibilities:

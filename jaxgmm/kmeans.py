@@ -23,6 +23,7 @@ def squared_distances(z: Array, centers: Array) -> Array:
     return lax.map(lambda center: jnp.sum((columns - center[:, None]) ** 2, axis=0), centers)
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Nearest:
     """The partition of rows by their nearest center, the lowest of equals.
@@ -91,19 +92,28 @@ def subsample(rows: Rows, size: int) -> Rows:
     return Rows(frame, x[drawn], jnp.where(rank < present, weights[drawn], 0))
 
 
-def draw_rows(key: Array, density: Array, n_draws: int) -> Array:
-    """Row numbers drawn in proportion to a density over rows: (n_draws,).
+def running_sum(values: Array) -> Array:
+    """Σ of the values up to each one, itself included: (N,) -> (N,), by matrix products."""
+    width = 1 << (values.size.bit_length() + 1) // 2
+    blocks = jnp.pad(values, (0, -values.size % width)).reshape(-1, width)
+    within = einsum("bw,wv->bv", blocks, jnp.triu(jnp.ones((width, width), values.dtype)))
+    n_blocks = blocks.shape[0]
+    earlier = jnp.triu(jnp.ones((n_blocks, n_blocks), values.dtype), 1)
+    before = einsum("b,bc->c", within[:, -1], earlier)
+    return (within + before[:, None]).reshape(-1)[: values.size]
+
+
+def draw_rows(uniform: Array, density: Array) -> Array:
+    """Row numbers in proportion to a density over rows, one for each draw: (draws,).
 
     Rows of density 0 are not drawn, and those behind all others change nothing.
 
     Args:
-        key: PRNG key.
+        uniform: (draws,) in [0, 1).
         density: (N,), not normalized.
-        n_draws: how many.
     """
-    ends = jnp.cumsum(density)
-    places = jax.random.uniform(key, (n_draws,), density.dtype) * ends[-1]
-    drawn = jnp.searchsorted(ends, places, side="right")
+    ends = running_sum(density)
+    drawn = jnp.searchsorted(ends, uniform * ends[-1], side="right")
     return jnp.minimum(drawn, jnp.argmax(ends == ends[-1]).astype(drawn.dtype))
 
 
@@ -114,21 +124,23 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
     proportion to their squared distance from the seeds before.
     """
     n_candidates = 2 + int(math.log(n_seeds))
-    tiny = float(jnp.finfo(rows.x.dtype).tiny)
+    dtype = rows.x.dtype
+    tiny = float(jnp.finfo(dtype).tiny)
     z = rows.frame.read(rows.x, rows.weights)
     relative = rows.weights / jnp.max(rows.weights)
 
-    def add_seed(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
-        seeds, closest = carry
+    def draws_of(index: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, index), (n_candidates,), dtype)
+
+    def add_seed(closest: Array, draws: Array) -> tuple[Array, Array]:
         density = relative * ((closest + tiny) / (jnp.max(closest) + tiny))
-        candidates = z[draw_rows(jax.random.fold_in(key, index), density, n_candidates)]
+        candidates = z[draw_rows(draws, density)]
         distances = jnp.minimum(squared_distances(z, candidates), closest[None])
         best = jnp.argmin(einsum("cn,n->c", distances, rows.weights))
-        return (seeds.at[index].set(candidates[best]), distances[best]), None
+        return distances[best], candidates[best]
 
-    far = jnp.full_like(rows.weights, float(jnp.finfo(rows.x.dtype).max) ** 0.5)
-    seeds = jnp.zeros((n_seeds, rows.x.shape[1]), rows.x.dtype)
-    return lax.scan(add_seed, (seeds, far), jnp.arange(n_seeds))[0][0]
+    far = jnp.full_like(rows.weights, float(jnp.finfo(dtype).max) ** 0.5)
+    return lax.scan(add_seed, far, jax.vmap(draws_of)(jnp.arange(n_seeds)))[1]
 
 
 def lloyd(rows: Rows, sample: Rows, start: Nearest, max_iter: int) -> Nearest:
@@ -156,7 +168,7 @@ def lloyd(rows: Rows, sample: Rows, start: Nearest, max_iter: int) -> Nearest:
         without_rows = (count == 0)[:, None]
         means = jnp.where(without_rows, centers, total / jnp.where(without_rows, 1, count[:, None]))
         empty = jnp.any(without_rows & jnp.isfinite(centers), axis=1)
-        moved = empty & (jnp.cumsum(empty) == 1)
+        moved = empty & (jnp.arange(empty.size) == jnp.argmax(empty))
         return lax.cond(
             agreed(~jnp.any(empty)),
             lambda: means,

@@ -1,11 +1,19 @@
-"""The metric that k-means finds within its clusters."""
+"""The pieces of k-means: draws in proportion, and the metric found within clusters."""
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import array, assert_close, by_dtype
 
 from jaxgmm.frame import Rows, frame_of
-from jaxgmm.kmeans import SMALLEST_DEVIATION, Nearest, lloyd, scaled_within
+from jaxgmm.kmeans import (
+    SMALLEST_DEVIATION,
+    Nearest,
+    draw_rows,
+    lloyd,
+    running_sum,
+    scaled_within,
+)
 
 # Two clusters, of rows 2 and 3 times as frequent as the first: far apart in the first feature, in
 # which they are narrow, and alike in the second. The last row is absent.
@@ -51,3 +59,19 @@ def test_the_metric_decides_which_center_is_nearest():
     centers, row = array([[0.0, 0], [2, 2]]), array([[0.5, 1.9]])
     for precision, nearest in (([1.0, 1], 1), ([10, 1], 0)):
         assert Nearest(centers, array(precision))(0, row).argmax() == nearest
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 1000])
+def test_running_sums(size):
+    values = np.random.default_rng(size).uniform(size=size)
+    assert_close(running_sum(array(values)), np.cumsum(values), rtol=by_dtype(1e-5, 1e-13))
+
+
+@pytest.mark.parametrize("n_behind", [0, 1, 30])
+def test_rows_are_drawn_in_proportion_to_the_density(n_behind):
+    density = np.array([0, 0.1, 0, 0, 0.6, 0.3] + n_behind * [0])
+    places = (np.arange(1000) + 0.5) / 1000
+    drawn = draw_rows(array(places), array(density))
+    counts = np.bincount(drawn, minlength=density.size)
+    assert_close(counts, 1000 * density, rtol=0, atol=1)
+    assert not counts[density == 0].any()
