@@ -13,9 +13,10 @@ from jax.typing import ArrayLike
 from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.padding import padded_models, padded_rows, with_rows
+from jaxgmm.padding import models_in_block, padded_models, padded_rows, with_models, with_rows
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.threads import in_threads, n_cores
 from jaxgmm.validation import (
     as_float_array,
     check_choice,
@@ -51,7 +52,8 @@ def fit_batch(
     Model b is `fit(jax.random.fold_in(key, b), x[b], …)`. A model that fails says so in its status
     and changes nothing for the others. A few models at a time are in work, as many as a cache or a
     device can hold; when some have ended, the next take their places. Besides data and results
-    memory holds no more than these few. Works under `jax.jit` and `jax.grad`.
+    memory holds no more than these few. On a CPU blocks of models are fitted side by side, one on
+    each core. Works under `jax.jit` and `jax.grad`, where a CPU fits one block after the other.
 
     Args:
         key: a JAX PRNG key; model b uses `jax.random.fold_in(key, b)`.
@@ -132,17 +134,48 @@ def _fit_arrays(
     options = (check_tol(tol, x), check_reg_covar(reg_covar, x))
     active = np.ones((n_models, n_components), bool)
     own_x, own_weights = x.ndim == 3, weights.ndim == 2
-    if is_concrete(x, weights, *jax.tree.leaves((key, given, tol, reg_covar))):
-        padded = partial(with_rows, n_rows=padded_models(n_models, x.size))
-        numbers, active, given = jax.tree.map(padded, (numbers, active, given))
-        x = padded(x) if own_x else x
-        weights = padded(weights) if own_weights else weights
-    results = _fit_batch(
-        key, numbers, x, weights, given, active, *options, n_models, init, n_init, settings
-    )
-    if active.shape[0] == n_models:
-        return results
-    return jax.tree.map(lambda leaf: from_host(np.asarray(leaf)[:n_models]), results)
+    static = {"init": init, "n_init": n_init, "settings": settings}
+    if not is_concrete(x, weights, *jax.tree.leaves((key, given, tol, reg_covar))):
+        return _fit_batch(key, numbers, x, weights, given, active, *options, n_models, **static)
+    size, n_threads = _divided(n_models, x)
+
+    def block(first: int) -> tuple:
+        """Arguments for some models, behind which others that aren't wanted may fill up."""
+        some = partial(with_models, first=first, n_models=size)
+        return (
+            key,
+            some(numbers),
+            some(x) if own_x else x,
+            some(weights) if own_weights else weights,
+            jax.tree.map(some, given),
+            some(active),
+            *options,
+            from_host(np.asarray(min(size, n_models - first))),
+        )
+
+    if size >= n_models:
+        results = [_fit_batch(*block(0), **static)]
+    else:
+        program = _fit_batch.lower(*block(0), **static).compile()
+        results = in_threads(program, map(block, range(0, n_models, size)), n_threads)
+    if size == n_models:
+        return results[0]
+
+    def joined(*leaves: Array) -> Array:
+        return from_host(np.concatenate([np.asarray(leaf) for leaf in leaves])[:n_models])
+
+    return jax.tree.map(joined, *results)
+
+
+def _divided(n_models: int, x: Array) -> tuple[int, int]:
+    """How many models to fit by one call, and how many calls at a time.
+
+    Elsewhere than on a CPU models are side by side within a call.
+    """
+    n_threads = n_cores() if jax.default_backend() == "cpu" and len(x.devices()) == 1 else 1
+    if n_threads == 1:
+        return padded_models(n_models, x.size), 1
+    return models_in_block(n_models, x.size, n_threads), n_threads
 
 
 @partial(jax.jit, static_argnames=("init", "n_init", "settings"))

@@ -27,8 +27,9 @@ REFILL = 4
 # When the queue is empty and one fit in so many slots is left, there are so many times fewer slots:
 # a turn costs some operations, and some work for each slot, whether or not it is of use.
 FEW_LEFT, FEWER = 3, 10
-# Numbers of which each operation on the slots computes that many, at most.
-NUMBERS_IN_SLOTS = {"cpu": 2**17}
+# Numbers of which each operation on the slots computes that many, at most. On a CPU that is enough
+# for an operation to take longer than to begin with it; more only makes slots wait for each other.
+NUMBERS_IN_SLOTS = {"cpu": 2**12}
 NUMBERS_ELSEWHERE = 2**26
 # Components of all slots together, whose logits are one matrix product.
 COLUMNS = 256

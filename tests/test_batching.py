@@ -24,7 +24,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import batching, rounds
+from jaxgmm import batching, padding, rounds
 from jaxgmm.fitting import problem_of_each
 from jaxgmm.loop import begin
 from jaxgmm.rounds import Problems, iterate_all
@@ -104,6 +104,62 @@ def test_a_model_that_fails_changes_nothing_for_the_others(key):
         other = jg.fit_batch(key, spoiled, K, weights=weights, tol=TOL)
         for b in range(SPOILED):
             assert_same_fit(other[b], good[b], by_dtype(1e-3, 1e-8))
+
+
+@pytest.fixture
+def several_cores(monkeypatch):
+    """Blocks of two models, three at a time, whatever this machine has."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("blocks are side by side on CPUs only")
+    monkeypatch.setattr(batching, "n_cores", lambda: 3)
+    monkeypatch.setattr(padding, "MODELS_IN_BLOCK", 2)
+
+
+def of_one_program(key, x, weights, **options):
+    """Under `jit` there are no blocks."""
+    return jax.jit(lambda x, weights: jg.fit_batch(key, x, K, weights=weights, **options))(
+        x, weights
+    )
+
+
+def assert_same_results(actual, expected):
+    """Of batches, model by model."""
+    assert actual.status.shape == expected.status.shape
+    for b in range(actual.status.size):
+        assert_same_fit(actual[b], expected[b], by_dtype(1e-3, 1e-8))
+
+
+@pytest.mark.parametrize("n_models", [1, 2, 5, 6])
+def test_blocks_side_by_side_change_nothing(key, several_cores, n_models):
+    x, weights = stacked(data_sets()[::-1])
+    x, weights, options = x[:n_models], weights[:n_models], {"tol": TOL, "n_init": 2}
+    results = jg.fit_batch(key, x, K, weights=weights, **options)
+    assert_same_results(results, of_one_program(key, x, weights, **options))
+
+
+def test_blocks_of_one_data_set_with_many_weights(key, several_cores):
+    x = array(blobs())
+    weights = array(np.random.default_rng(0).uniform(size=(2 * N, N)))
+    results = jg.fit_batch(key, x, K, weights=weights, tol=TOL)
+    assert_same_results(results, of_one_program(key, x, weights, tol=TOL))
+
+
+def test_blocks_of_given_starts(key, several_cores):
+    x, weights = stacked(data_sets()[:3])
+    start = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), start_at_random(blobs(), "full"))
+    soft = np.random.default_rng(0).dirichlet(np.ones(K), x.shape[:2])
+    for init in (start, array(soft)):
+        results = jg.fit_batch(key, x, K, weights=weights, init=init, tol=TOL)
+        assert_same_results(results, of_one_program(key, x, weights, init=init, tol=TOL))
+
+
+def test_threads_know_the_dtype_of_their_caller(key, several_cores):
+    """JAX's settings belong to a thread."""
+    data = np.asarray(blobs(), np.float32 if DOUBLE else np.float64)
+    with jax.enable_x64(not DOUBLE):
+        x = jnp.asarray(np.stack([data] * 5))
+        results = jg.fit_batch(key, x, K, history=True, max_iter=50)
+    assert results.mixture.means.dtype == results.history.dtype == x.dtype != DTYPE
 
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, 0.0])

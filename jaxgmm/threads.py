@@ -1,0 +1,37 @@
+"""One program called many times, side by side on the cores of a CPU."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def n_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_threads(program: Callable[..., T], calls: Iterable[tuple], n_threads: int) -> list[T]:
+    """What a program returns for each of its calls.
+
+    JAX runs the operations of a program on a CPU one after the other, and programs that one thread
+    has called too.
+
+    Args:
+        program: compiled, since JAX's settings may be other ones in another thread.
+        calls: its arguments, which are made in this thread, and not long before they are needed.
+        n_threads: so many calls at a time.
+    """
+    results: list[T] = []
+    pending: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(n_threads) as pool:
+        for arguments in calls:
+            if len(pending) == 2 * n_threads:
+                results.append(pending.popleft().result())
+            pending.append(pool.submit(program, *arguments))
+        return results + [call.result() for call in pending]

@@ -1,0 +1,44 @@
+"""Calls side by side: in order, from arguments that are made as they are needed."""
+
+import threading
+
+import pytest
+
+from jaxgmm.threads import in_threads, n_cores
+
+
+def test_results_are_in_the_order_of_the_calls():
+    assert in_threads(lambda a, b: a - b, ((i, 2 * i) for i in range(50)), 3) == [
+        -i for i in range(50)
+    ]
+    assert in_threads(len, [], 3) == []
+
+
+def test_calls_are_side_by_side():
+    """Each waits for the other, for at most ten seconds."""
+    together = threading.Barrier(2)
+    assert sorted(in_threads(together.wait, [(10,), (10,)], 2)) == [0, 1]
+
+
+def test_arguments_are_made_shortly_before_they_are_needed():
+    made, most = 0, 0
+    done = []
+
+    def calls():
+        nonlocal made, most
+        for i in range(40):
+            made += 1
+            most = max(most, made - len(done))
+            yield (i,)
+
+    in_threads(done.append, calls(), 2)
+    assert len(done) == 40 and most <= 2 * 2 + 1
+
+
+def test_the_first_error_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda a: 1 // a, [(1,), (0,), (2,)], 2)
+
+
+def test_cores():
+    assert n_cores() >= 1
