@@ -3,16 +3,19 @@
     python benchmarks/scaling.py [--largest]
 
 Each point is a process of its own, which fits (full covariance, float32, twenty iterations) and
-reports the seconds of the second call, of an iteration (two numbers of iterations, differenced) and
-of the start, its peak resident memory, and how much of it was there when JAX was imported. Writes
-`results/scaling.json` and the picture `results/scaling.png`. `--largest` adds N = 2,000,000,
-D = 32, K = 64.
+reports its peak resident memory after that, how much of it was there when JAX was imported, and the
+seconds of the second call, of an iteration (two numbers of iterations, differenced) and of the
+start. Writes `results/scaling.json` and the picture `results/scaling.png`. `--largest` adds the
+memory of N = 2,000,000, D = 32, K = 64, twice: of a process that compiles, and of one that finds
+its programs in JAX's persistent compilation cache.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -45,21 +48,32 @@ def measure(n: int, d: int, k: int) -> dict:
         jax.block_until_ready(result)
         return time.perf_counter() - begin
 
+    row = {"n": n, "d": d, "k": k, "first_seconds": seconds(N_ITER), "data_bytes": x.nbytes}
+    row |= {"imported_bytes": imported, "peak_bytes": peak_memory()}
+    if (n, d, k) == LARGEST:
+        return row
     counts = (0, N_ITER // 2, N_ITER)
-    first = [seconds(count) for count in counts]
-    none, half, whole = (min(seconds(count) for _ in range(3)) for count in counts)
-    return {
-        "n": n,
-        "d": d,
-        "k": k,
-        "first_seconds": first[-1],
+    none, half, whole = (min(seconds(count) for _ in range(4)) for count in counts)
+    iteration = (whole - half) / (N_ITER - N_ITER // 2)
+    return row | {
         "seconds": whole,
-        "iteration_seconds": (whole - half) / (N_ITER - N_ITER // 2),
+        "iteration_seconds": iteration,
         "start_and_end_seconds": none,
-        "data_bytes": x.nbytes,
-        "imported_bytes": imported,
-        "peak_bytes": peak_memory(),
     }
+
+
+def in_a_process(point: tuple[int, int, int], **environment: str) -> dict:
+    """One point, in a process of its own with these variables."""
+    n, d, k = point
+    command = [sys.executable, __file__, "--point", ",".join(map(str, point))]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    row = json.loads(done.stdout)
+    beyond = (row["peak_bytes"] - row["data_bytes"]) / 1e6
+    seconds = row.get("iteration_seconds", np.nan)
+    print(f"{n} x {d}, {k}: {1e3 * seconds:.2f} ms, {beyond:.0f} MB beyond the data", flush=True)
+    return row
 
 
 def draw(rows: list[dict]) -> None:
@@ -91,18 +105,13 @@ def main() -> None:
         print(json.dumps(measure(*map(int, options.point.split(",")))))
         return
     rows = []
-    for point in dict.fromkeys([*OVER_N, *OVER_K, *([LARGEST] if options.largest else [])]):
-        command = [sys.executable, __file__, "--point", ",".join(map(str, point))]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        rows.append(json.loads(done.stdout))
-        row = rows[-1]
-        beyond = row["peak_bytes"] - row["imported_bytes"] - row["data_bytes"]
-        print(
-            f"{row['n']:9} x {row['d']}, {row['k']:3}: {1e3 * row['iteration_seconds']:9.2f} ms, "
-            f"start and end {row['start_and_end_seconds'] / row['iteration_seconds']:5.1f} "
-            f"iterations, {beyond / 1e6:7.1f} MB beyond JAX and the data",
-            flush=True,
-        )
+    for point in dict.fromkeys([*OVER_N, *OVER_K]):
+        rows.append(in_a_process(point))
+    if options.largest:
+        with tempfile.TemporaryDirectory() as cache:
+            for compiles in (True, False):
+                row = in_a_process(LARGEST, JAX_COMPILATION_CACHE_DIR=cache)
+                rows.append({**row, "compiles": compiles})
     write_report(RESULTS / "scaling.json", {**circumstances("jax", "jaxgmm"), "rows": rows})
     draw(rows)
 

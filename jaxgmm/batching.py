@@ -10,13 +10,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.blocks import fit_blocks
 from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.padding import models_in_block, padded_models, padded_rows, with_models, with_rows
+from jaxgmm.padding import padded_rows, with_rows
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
-from jaxgmm.threads import in_threads, n_cores
 from jaxgmm.validation import (
     as_float_array,
     check_choice,
@@ -133,49 +133,13 @@ def _fit_arrays(
         x, weights, given = in_common_dtype(x, weights, given)
     options = (check_tol(tol, x), check_reg_covar(reg_covar, x))
     active = np.ones((n_models, n_components), bool)
-    own_x, own_weights = x.ndim == 3, weights.ndim == 2
     static = {"init": init, "n_init": n_init, "settings": settings}
+    arguments = (key, numbers, x, weights, given, active, *options)
     if not is_concrete(x, weights, *jax.tree.leaves((key, given, tol, reg_covar))):
-        return _fit_batch(key, numbers, x, weights, given, active, *options, n_models, **static)
-    size, n_threads = _divided(n_models, x)
-
-    def block(first: int) -> tuple:
-        """Arguments for some models, behind which others that aren't wanted may fill up."""
-        some = partial(with_models, first=first, n_models=size)
-        return (
-            key,
-            some(numbers),
-            some(x) if own_x else x,
-            some(weights) if own_weights else weights,
-            jax.tree.map(some, given),
-            some(active),
-            *options,
-            from_host(np.asarray(min(size, n_models - first))),
-        )
-
-    if size >= n_models:
-        results = [_fit_batch(*block(0), **static)]
-    else:
-        program = _fit_batch.lower(*block(0), **static).compile()
-        results = in_threads(program, map(block, range(0, n_models, size)), n_threads)
-    if size == n_models:
-        return results[0]
-
-    def joined(*leaves: Array) -> Array:
-        return from_host(np.concatenate([np.asarray(leaf) for leaf in leaves])[:n_models])
-
-    return jax.tree.map(joined, *results)
-
-
-def _divided(n_models: int, x: Array) -> tuple[int, int]:
-    """How many models to fit by one call, and how many calls at a time.
-
-    Elsewhere than on a CPU models are side by side within a call.
-    """
-    n_threads = n_cores() if jax.default_backend() == "cpu" and len(x.devices()) == 1 else 1
-    if n_threads == 1:
-        return padded_models(n_models, x.size), 1
-    return models_in_block(n_models, x.size, n_threads), n_threads
+        return _fit_batch(*arguments, n_models, **static)
+    leading = (False, True, x.ndim == 3, weights.ndim == 2, True, True, False, False)
+    size = x.size if x.ndim == 3 else weights.size
+    return fit_blocks(_fit_batch, arguments, leading, n_models, size, **static)
 
 
 @partial(jax.jit, static_argnames=("init", "n_init", "settings"))

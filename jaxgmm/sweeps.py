@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxgmm.blocks import fit_blocks
 from jaxgmm.criteria import log_certainty
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.fitting import fit_all
@@ -109,17 +110,23 @@ def fit_group(
     """
     counts = np.array([model.n_components for model in models])
     own_type = group.covariance_type
-    fits = _fit_each(
-        keys,
-        x,
-        weights,
-        kept,
-        np.arange(group.padded_size) < counts[:, None],
-        *numbers,
-        Form.of([model.covariance_type for model in models]) if own_type is None else None,
-        init,
-        n_init,
-        Settings(own_type or "full", max_iter, "implicit", history=False, accelerate=None),
+    fits = fit_blocks(
+        _fit_each,
+        (
+            keys,
+            x,
+            weights,
+            kept,
+            np.arange(group.padded_size) < counts[:, None],
+            *numbers,
+            Form.of([model.covariance_type for model in models]) if own_type is None else None,
+        ),
+        (True, x.ndim == 3, weights.ndim == 2, True, True, False, False, True),
+        len(models),
+        len(models) * x.shape[-2] * x.shape[-1],
+        init=init,
+        n_init=n_init,
+        settings=Settings(own_type or "full", max_iter, "implicit", history=False, accelerate=None),
     )
     return jax.tree.map(np.asarray, fits)
 
@@ -134,6 +141,7 @@ def _fit_each(
     tol: Array,
     reg_covar: Array,
     form: Form | None,
+    n_wanted: Array,
     init: str,
     n_init: int,
     settings: Settings,
@@ -143,7 +151,7 @@ def _fit_each(
     seen = weights
     if kept is not None:
         seen = jnp.where(jnp.asarray(kept), jnp.broadcast_to(weights, kept.shape), 0)
-    numbers = (tol, reg_covar, n_models)
+    numbers = (tol, reg_covar, n_wanted)
     results = fit_all(keys, x, seen, None, active, *numbers, init, n_init, settings, form)
 
     def judged(model: Array) -> tuple[Array, Array]:

@@ -1,0 +1,88 @@
+"""Fits to many data sets by few calls of one program; on a CPU the calls are side by side."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxgmm.padding import rounded_up, with_rows
+from jaxgmm.threads import in_threads, n_cores
+from jaxgmm.validation import from_host
+
+# Numbers in the data of all models above which models aren't copied.
+LARGE_BATCH = 2**24
+# Where several calls are made at a time, each thread makes at least so many, if there are as many
+# models, and each fits at most so many models, or data of so many numbers.
+CALLS_PER_THREAD, MODELS_IN_BLOCK, BLOCK = 4, 64, 2**22
+
+
+def fit_blocks(
+    function: Any,
+    arguments: tuple[Any, ...],
+    leading: tuple[bool, ...],
+    n_models: int,
+    size: int,
+    **static: Any,
+) -> Any:
+    """What a function of many models returns, for arguments whose values are known.
+
+    Args:
+        function: jitted, of the arguments and of how many of the models are wanted. All leaves of
+            what it returns lead with the models.
+        arguments: trees.
+        leading: which of them lead with the models.
+        n_models: M.
+        size: of the data of all models, in numbers.
+        **static: the function's other arguments.
+    """
+    # Elsewhere than on a CPU models are side by side within a call.
+    on_cpu = jax.default_backend() == "cpu" and jax.local_device_count() == 1
+    n_threads = n_cores() if on_cpu else 1
+    in_block = models_in_block(n_models, size, n_threads)
+
+    def block(first: int) -> tuple[Any, ...]:
+        """Some models, behind which others that aren't wanted may fill up."""
+        some = partial(with_models, first=first, n_models=in_block)
+        trees = zip(arguments, leading, strict=True)
+        wanted = from_host(np.asarray(min(in_block, n_models - first)))
+        return (*(jax.tree.map(some, tree) if own else tree for tree, own in trees), wanted)
+
+    if in_block >= n_models:
+        results = [function(*block(0), **static)]
+    else:
+        program = function.lower(*block(0), **static).compile()
+        results = in_threads(program, map(block, range(0, n_models, in_block)), n_threads)
+    if in_block == n_models:
+        return results[0]
+
+    def joined(*leaves: Array) -> Array:
+        return from_host(np.concatenate([np.asarray(leaf) for leaf in leaves])[:n_models])
+
+    return jax.tree.map(joined, *results)
+
+
+def models_in_block(n_models: int, size: int, n_threads: int) -> int:
+    """How many models to fit by one call: a power of two, or half way to it, if they are small.
+
+    Args:
+        n_models: M.
+        size: of the data of all models, in numbers.
+        n_threads: so many calls at a time.
+    """
+    if n_threads == 1:
+        return n_models if size > LARGE_BATCH else rounded_up(n_models)
+    fitting = max(1, BLOCK * n_models // size)
+    evenly = rounded_up(-(-n_models // (CALLS_PER_THREAD * n_threads)))
+    return min(MODELS_IN_BLOCK, fitting, evenly)
+
+
+def with_models(array: Any, first: int, n_models: int) -> Array:
+    """So many models of (M, ...), from a first one on; behind the last there are zeros."""
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        numbers = with_models(jax.random.key_data(array), first, n_models)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(array))
+    if first or array.shape[0] > n_models:
+        array = from_host(np.asarray(array)[first : first + n_models])
+    return with_rows(array, n_models)
