@@ -7,8 +7,8 @@ Parts, each written to `results/starts.json`:
 * cost: seconds of the default start in float32, and of the twenty iterations of EM after it: `fit`
   and `em` without iterations, and `em` with twenty, each the median of several calls;
 * quality: the log-likelihoods that fits to real data end with, one for each seed, beside those of
-  scikit-learn from its default start, run as far. Quartiles of all fits that are not flagged, and
-  of those without a component on a handful of rows, see `spurious.py`.
+  scikit-learn from its default start, run as far. Mean and quartiles of all fits that are not
+  flagged, and of those without a component on a handful of rows, see `spurious.py`.
 """
 
 from functools import partial
@@ -47,7 +47,7 @@ def cost(quick: bool) -> list[dict]:
 
 
 def quality(quick: bool) -> list[dict]:
-    """Quartiles of log-likelihoods, per row of the data."""
+    """Means and quartiles of log-likelihoods, per row of the data."""
     n_seeds, rows = 3 if quick else N_SEEDS, []
     for name, x in data_sets().items():
         ways = [("scikit-learn", "float64", fits_of_peer(x, n_seeds, tol=1e-7, max_iter=1000))]
@@ -59,8 +59,10 @@ def quality(quick: bool) -> list[dict]:
             sound = healthy & (counts >= x.shape[1] + 3)
             row = {"data": name, "library": library, "dtype": dtype}
             for group, chosen in (("healthy", healthy), ("sound", sound)):
-                quartiles = np.quantile(values[chosen] / len(x), np.linspace(0, 1, 5))
-                row[group] = {"fits": int(chosen.sum()), "quartiles": quartiles.tolist()}
+                per_row = values[chosen] / len(x)
+                quartiles = np.quantile(per_row, np.linspace(0, 1, 5)).tolist()
+                summary = {"fits": len(per_row), "mean": per_row.mean(), "quartiles": quartiles}
+                row[group] = summary
             rows.append(row)
     return rows
 
