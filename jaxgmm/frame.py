@@ -132,6 +132,29 @@ def rescale(covariance: Covariance, factor: Array) -> Covariance:
             return Spherical(factor[0] * scale)
 
 
+def largest_distance(x: Array, weights: Array, center: Array) -> Array:
+    """Of the rows that have a weight, feature by feature: (D,), a constant to differentiation.
+
+    In chunks, as XLA writes distances of all rows to memory before it reduces them.
+
+    Args:
+        x: (N, D).
+        weights: (N,).
+        center: (D,).
+    """
+    x, weights, center = lax.stop_gradient((x, weights, center))
+    n_rows, n_features = x.shape
+    size = chunk_size(n_rows, n_features)
+
+    def largest_so_far(index: Array, largest: Array) -> Array:
+        start = jnp.minimum(index * size, n_rows - size)
+        present = lax.dynamic_slice_in_dim(weights, start, size) != 0
+        distance = jnp.abs(lax.dynamic_slice_in_dim(x, start, size) - center[None])
+        return jnp.maximum(largest, jnp.max(jnp.where(present[:, None], distance, 0), axis=0))
+
+    return lax.fori_loop(0, -(-n_rows // size), largest_so_far, jnp.zeros_like(center))
+
+
 def frame_of(x: Array, weights: Array, isotropic: bool | Array) -> Frame:
     """The frame of weighted data.
 
@@ -141,8 +164,7 @@ def frame_of(x: Array, weights: Array, isotropic: bool | Array) -> Frame:
         isotropic: whether all features must have the same scale.
     """
     dtype = jnp.finfo(x.dtype)
-    present = (weights != 0)[:, None]
-    magnitude = lax.stop_gradient(jnp.max(jnp.where(present, jnp.abs(x), 0), axis=0))
+    magnitude = largest_distance(x, weights, jnp.zeros_like(x[0]))
     magnitude = jnp.where(magnitude > float(dtype.tiny) / float(dtype.eps), magnitude, 1)
 
     none, one = jnp.zeros_like(magnitude), jnp.ones_like(magnitude)

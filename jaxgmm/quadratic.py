@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from jaxgmm.chunks import rows_of_features
 from jaxgmm.covariance import Full, precision, precision_diagonal
 from jaxgmm.densities import log_normalizer
-from jaxgmm.frame import Rows, chunk_of
+from jaxgmm.frame import Rows, chunk_of, largest_distance
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import contract, einsum, shifted_exponentials, weighted_sum
 from jaxgmm.statistics import SufficientStatistics
@@ -162,9 +162,8 @@ def reach_of(rows: Rows, n_components: int, structure: Structure | None) -> Reac
     n_rows, n_features = rows.x.shape
     if n_rows * n_components * (PRODUCTS.count(n_features) + 1) < SMALLEST_PASS:
         return None
-    distance = jnp.abs(rows.x - rows.frame.center[None])
-    present = (rows.weights != 0)[:, None]
-    radius = jnp.max(jnp.where(present, distance, 0), axis=0) / rows.frame.scale
+    frame, x, weights = rows
+    radius = largest_distance(x, weights, frame.center) / frame.scale
     if structure is None or not structure.shared:
         return Reach(radius, None)
     subscripts = "ni,nj->ij" if structure.full_second_moment else "ni,ni->i"

@@ -83,6 +83,20 @@ def test_memory_beyond_the_data_is_bounded():
     assert program.memory_analysis().temp_size_in_bytes < 1.9 * n_rows * DTYPE.itemsize
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_data_with_weights_are_never_copied(key, covariance_type):
+    """Weights that aren't known to be ones cost some numbers for each row, for a sample of them."""
+    n_rows, n_features = 1_000_000, 8
+
+    def fit(x, weights):
+        return jg.fit(key, x, K, covariance_type=covariance_type, weights=weights, history=False)
+
+    shapes = [jax.ShapeDtypeStruct(shape, DTYPE) for shape in ((n_rows, n_features), (n_rows,))]
+    program = jax.jit(fit).lower(*shapes).compile()
+    bound = n_rows * n_features // 2 * DTYPE.itemsize
+    assert program.memory_analysis().temp_size_in_bytes < bound
+
+
 def test_a_second_fit_compiles_nothing(monkeypatch, key):
     traced = []
     climb_all = jaxgmm.fitting.climb_all

@@ -15,8 +15,8 @@ from jaxgmm.kmeans import (
     scaled_within,
 )
 
-# Two clusters, of rows 2 and 3 times as frequent as the first: far apart in the first feature, in
-# which they are narrow, and alike in the second. The last row is absent.
+# Two clusters, of weights 2 and 5: far apart in the first feature, in which they are narrow, and
+# alike in the second. The last row is absent.
 X = np.array([[0.0, 1], [1, 5], [100, 1], [101, 5], [np.nan, np.inf]])
 WEIGHTS = np.array([1.0, 1, 2, 3, 0])
 
