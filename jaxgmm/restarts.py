@@ -32,6 +32,9 @@ from jaxgmm.settings import Settings
 # After so many steps so many restarts of a model are left.
 SCREENING, FINALISTS = 16, 4
 
+# So many eps of an objective are rounding: it is a sum over rows, each exact to one or two.
+ROUNDING = 8
+
 
 def climb_all(
     problems: Problems,
@@ -111,9 +114,9 @@ def iterate_screened(
 
     def ranked(loops: Loop, healthy: Array) -> Array:
         """The best of each model: (M·FINALISTS,)."""
-        objective = jnp.where(jnp.isnan(loops[1].objective), -jnp.inf, loops[1].objective)
-        keys = (-objective.reshape(-1, n_restarts), ~healthy.reshape(-1, n_restarts))
-        order = jnp.lexsort(keys, axis=-1)[:, :FINALISTS]
+        healthy = healthy.reshape(-1, n_restarts)
+        objective = jax.vmap(comparable)(loops[1].objective.reshape(-1, n_restarts), healthy)
+        order = jnp.sort(jnp.lexsort((-objective, ~healthy), axis=-1)[:, :FINALISTS], axis=-1)
         return (order + n_restarts * jnp.arange(len(order))[:, None]).ravel()
 
     def stage(number: Array, loops: Loop) -> Loop:
@@ -155,9 +158,26 @@ def best_of_each(results: FitResult, n_restarts: int) -> FitResult:
 
 
 def best_of(results: FitResult) -> FitResult:
-    """The healthiest and then the highest of a batch of results."""
-    objective = jnp.where(jnp.isnan(results.objective), -jnp.inf, results.objective)
+    """The healthiest and then the highest of a batch of results, and the first of equal ones."""
     healthy = (results.status == Status.CONVERGED) | (results.status == Status.MAX_ITER)
     among = jnp.where(jnp.any(healthy), healthy, True)
+    objective = comparable(results.objective, among)
     best = jnp.argmax(jnp.where(among, objective, -jnp.inf))
     return jax.tree.map(lambda leaf: leaf[best], results)
+
+
+def comparable(objective: Array, among: Array) -> Array:
+    """Objectives (R,) of which those that differ by rounding only from the highest are equal to it.
+
+    Restarts often reach the same maximum with other numbers for its components. Which of them is
+    the highest then says nothing, and would not be the same for other blocks or on another machine.
+
+    Args:
+        objective: (R,); where NaN, it is the lowest.
+        among: (R,) bool, which of them the highest is sought among.
+    """
+    objective = jnp.where(jnp.isnan(objective), -jnp.inf, objective)
+    highest = jnp.max(jnp.where(among, objective, -jnp.inf))
+    rounding = ROUNDING * float(jnp.finfo(objective.dtype).eps) * jnp.abs(highest)
+    near = among & (objective >= highest - rounding)
+    return jnp.where(near, highest, objective)

@@ -28,31 +28,46 @@ from jaxgmm.rounds import Problems
 from jaxgmm.settings import check_settings
 
 
-def test_a_healthy_restart_wins_over_a_higher_degenerate_one():
+def best_of_results(*statuses_and_objectives):
+    """The best of results of which component i only is degenerate in the i-th."""
     result = em(start_from_labels(blobs(), "full"), blobs())
-    cases = [
+    results = [
+        replace(
+            result,
+            status=jnp.asarray(int(status), jnp.int32),
+            objective=array(objective),
+            degenerate=jnp.arange(K) == i,
+        )
+        for i, (status, objective) in enumerate(statuses_and_objectives)
+    ]
+    return best_of(jax.tree.map(lambda *leaves: jnp.stack(leaves), *results))
+
+
+def test_a_healthy_restart_wins_over_a_higher_degenerate_one():
+    degenerate, converged, unfinished, spoiled = (
         (jg.Status.DEGENERATE, 3.0),
         (jg.Status.CONVERGED, 1.0),
         (jg.Status.MAX_ITER, 2.0),
         (jg.Status.NON_FINITE, np.nan),
-    ]
-    results = [
-        replace(
-            result,
-            status=jnp.asarray(int(s), jnp.int32),
-            objective=array(o),
-            degenerate=jnp.arange(K) == i,
-        )
-        for i, (s, o) in enumerate(cases)
-    ]
+    )
+    assert best_of_results(degenerate, converged, unfinished, spoiled).objective == 2
+    assert best_of_results(degenerate, converged, spoiled).objective == 1
+    assert best_of_results(spoiled, degenerate).objective == 3
+    best = best_of_results(degenerate, converged, unfinished)
+    assert best.degenerate.tolist() == [False, False, True]
 
-    def best(*numbers):
-        return best_of(
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *(results[i] for i in numbers))
-        )
 
-    assert best(0, 1, 2, 3).objective == 2 and best(0, 1, 3).objective == 1
-    assert best(3, 0).objective == 3 and best(0, 1, 2).degenerate.tolist() == [False, False, True]
+def test_the_first_of_equal_restarts_wins():
+    """Whatever rounding makes of them: it would not choose the same one on another machine."""
+    eps = float(jnp.finfo(DTYPE).eps)
+    for objective in (-2e5, 2e5):
+        for change, first in ((eps, True), (-eps, True), (100 * eps, False)):
+            others = (jg.Status.CONVERGED, objective + abs(objective) * change)
+            equal = best_of_results((jg.Status.CONVERGED, objective), others, others)
+            assert equal.degenerate.tolist() == [first, not first, False]
+            lower = (jg.Status.CONVERGED, objective - abs(objective))
+            equal = best_of_results(lower, (jg.Status.CONVERGED, objective), others)
+            assert equal.degenerate.tolist() == [False, first, not first]
 
 
 def test_restarts_have_keys_of_their_own(key):
