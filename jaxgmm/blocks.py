@@ -15,7 +15,7 @@ from jaxgmm.validation import from_host
 LARGE_BATCH = 2**24
 # Where several calls are made at a time, each thread makes at least so many, if there are as many
 # models, and each fits at most so many models, or data of so many numbers.
-CALLS_PER_THREAD, MODELS_IN_BLOCK, BLOCK = 4, 64, 2**22
+CALLS_PER_THREAD, MODELS_IN_BLOCK, BLOCK = 4, 256, 2**22
 
 
 def fit_blocks(

@@ -33,7 +33,8 @@ def standardized(covariance: Covariance, means: Array, x: Array) -> Array:
 
 def log_density(covariance: Covariance, means: Array, x: Array) -> Array:
     """log N(x | μ_k, Σ_k), -inf where it can't be represented: (N, D) -> (K, N)."""
-    square = jnp.sum(standardized(covariance, means, x) ** 2, axis=1)
+    z = standardized(covariance, means, x)
+    square = einsum("kin,kin->kn", z, z)
     return -square / 2 - log_normalizer(covariance, means.shape[1])[:, None]
 
 

@@ -194,7 +194,7 @@ def sum_moments(
 def _sum_few_moments(
     z: Array, responsibilities: Array, origin: Array, full_second_moment: bool
 ) -> tuple[Array, Array, Array]:
-    """`sum_moments` by a product with ones, which on a CPU is many times faster than a sum.
+    """`sum_moments` by products with ones, which on a CPU are many times faster than sums.
 
     The features are written out, because those that are gathered XLA keeps apart from their
     product with the responsibilities.
@@ -208,7 +208,8 @@ def _sum_few_moments(
         pairs = [*squares, *((i, n_features) for i in range(n_features + 1))]
     # In this order, so that what first moments lose the second lose too, and it cancels.
     values = [(responsibilities * difference[i]) * difference[j] for i, j in pairs]
-    sums = einsum("fkn,n->fk", jnp.stack(values), jnp.ones_like(z[:, 0]))
+    ones = jnp.ones_like(z[:, 0])
+    sums = jnp.stack([einsum("kn,n->k", value, ones) for value in values])
     if full_second_moment:
         first, second = PRODUCTS.moments(sums[:-1])
     else:

@@ -36,9 +36,13 @@ class Frame:
     isotropic: Array
 
     def read(self, x: Array, weights: Array) -> Array:
-        """Rows in these coordinates; rows of weight 0, which may hold anything, at the center."""
-        present = jnp.where(weights[:, None] != 0, x, self.center[None])
-        return (present - self.center[None]) / self.scale[None]
+        """Rows in these coordinates; rows of weight 0, which may hold anything, at the center.
+
+        Computed, and where a loop reads them once also kept, feature by feature: (D, rows), as
+        what follows reads them fastest.
+        """
+        columns = jnp.where(weights[None] != 0, x.T, self.center[:, None])
+        return ((columns - self.center[:, None]) / self.scale[:, None]).T
 
     def enter(self, mixture: GaussianMixture) -> GaussianMixture:
         """A mixture over x as one over z."""

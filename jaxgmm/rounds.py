@@ -26,10 +26,12 @@ T = TypeVar("T")
 REFILL = 4
 # When the queue is empty and one fit in so many slots is left, there are so many times fewer slots:
 # a turn costs some operations, and some work for each slot, whether or not it is of use.
-FEW_LEFT, FEWER = 3, 10
-# Numbers of which each operation on the slots computes that many, at most. On a CPU that is enough
-# for an operation to take longer than to begin with it; more only makes slots wait for each other.
-NUMBERS_IN_SLOTS = {"cpu": 2**12}
+FEW_LEFT, FEWER = 3, 16
+# Numbers of which each operation on the slots computes that many, at most. On a CPU beginning with
+# an operation takes as long as computing thousands, and so many still fit into a core's cache.
+NUMBERS_IN_SLOTS = {"cpu": 2**16}
+# Likewise where nothing is refilled, and more at a time only wait for the slowest.
+NUMBERS_AT_ONCE = {"cpu": 2**12}
 NUMBERS_ELSEWHERE = 2**26
 # Components of all slots together, whose logits are one matrix product.
 COLUMNS = 256
@@ -69,17 +71,18 @@ class Problems(NamedTuple):
 
         return jax.tree.map(pick, self.axes, self.problem, is_leaf=lambda axis: axis is None)
 
-    def n_slots(self, n_tasks: int, n_components: int) -> int:
-        """How many fits at a time."""
+    def n_slots(self, n_tasks: int, n_components: int, refilled: bool = False) -> int:
+        """How many fits at a time, in slots that are refilled or in blocks."""
         n_rows, n_features = self.problem.rows.x.shape[-2:]
         if self.shared and self.problem.reach is not None:
             return max(1, min(n_tasks, COLUMNS // n_components))
-        return slots_for(n_tasks, n_rows * n_components * n_features)
+        return slots_for(n_tasks, n_rows * n_components * n_features, refilled)
 
 
-def slots_for(n_tasks: int, numbers: int) -> int:
+def slots_for(n_tasks: int, numbers: int, refilled: bool = False) -> int:
     """How many tasks at a time, each of which computes so many numbers."""
-    budget = NUMBERS_IN_SLOTS.get(jax.default_backend(), NUMBERS_ELSEWHERE)
+    budgets = NUMBERS_IN_SLOTS if refilled else NUMBERS_AT_ONCE
+    budget = budgets.get(jax.default_backend(), NUMBERS_ELSEWHERE)
     return max(1, min(n_tasks, budget // numbers))
 
 
@@ -239,7 +242,7 @@ def iterate_all(
     packing = Packing.of(at(loops, 0))
     rounds = Rounds(problems, packing, wanted, tol, limit, settings)
     states, n_turns = packing.pack(loops), jnp.asarray(0)
-    n_slots = problems.n_slots(*loops[0].log_weights.shape)
+    n_slots = problems.n_slots(*loops[0].log_weights.shape, refilled=True)
     if n_slots >= 2 * FEWER:
         states, n_turns = rounds.through_slots(n_slots, n_slots // FEW_LEFT, states, n_turns)
         n_slots = n_slots // FEWER

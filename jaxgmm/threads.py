@@ -4,7 +4,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import jax
 
 T = TypeVar("T")
 
@@ -20,7 +22,8 @@ def in_threads(program: Callable[..., T], calls: Iterable[tuple], n_threads: int
     """What a program returns for each of its calls.
 
     JAX runs the operations of a program on a CPU one after the other, and programs that one thread
-    has called too.
+    has called too. A call returns before its results are there; so each thread waits for them, or
+    one of them would take all calls.
 
     Args:
         program: compiled, since JAX's settings may be other ones in another thread.
@@ -29,9 +32,16 @@ def in_threads(program: Callable[..., T], calls: Iterable[tuple], n_threads: int
     """
     results: list[T] = []
     pending: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(n_threads) as pool:
+    pool = ThreadPoolExecutor(n_threads)
+
+    def call(*arguments: Any) -> T:
+        return jax.block_until_ready(program(*arguments))
+
+    try:
         for arguments in calls:
             if len(pending) == 2 * n_threads:
                 results.append(pending.popleft().result())
-            pending.append(pool.submit(program, *arguments))
-        return results + [call.result() for call in pending]
+            pending.append(pool.submit(call, *arguments))
+        return results + [found.result() for found in pending]
+    finally:
+        pool.shutdown(cancel_futures=True)
