@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.blocks import fit_blocks
+from jaxgmm.covariance import Diagonal, Full, Spherical
 from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
 from jaxgmm.mixture import GaussianMixture
@@ -56,7 +57,8 @@ def fit_batch(
     each core. Works under `jax.jit` and `jax.grad`, where a CPU fits one block after the other.
 
     Args:
-        key: a JAX PRNG key; model b uses `jax.random.fold_in(key, b)`.
+        key: a JAX PRNG key; model b uses `jax.random.fold_in(key, b)`. Keys whose draws depend on
+            `jax.vmap`, as those of "rbg" do, lead to other starts than in single fits.
         x: (B, N, D); or (N, D), the same data for all, with B different weights (bootstrap,
             folds), which are not copied; or a sequence of B arrays (N_b, D), which are packed into
             arrays of a few sizes. NaN and infinity lead to `Status.NON_FINITE`.
@@ -92,6 +94,7 @@ def fit_batch(
         [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
     """
     key = check_key(key)
+    n_components = check_count("n_components", n_components, 1)
     settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history, polish)
     fit_arrays = partial(
         _fit_arrays,
@@ -135,7 +138,7 @@ def _fit_arrays(
     active = np.ones((n_models, n_components), bool)
     static = {"init": init, "n_init": n_init, "settings": settings}
     arguments = (key, numbers, x, weights, given, active, *options)
-    if not is_concrete(x, weights, *jax.tree.leaves((key, given, tol, reg_covar))):
+    if not is_concrete(*jax.tree.leaves(arguments)):
         return _fit_batch(*arguments, n_models, **static)
     leading = (False, True, x.ndim == 3, weights.ndim == 2, True, True, False, False)
     size = x.size if x.ndim == 3 else weights.size
@@ -200,10 +203,14 @@ def _check_given(init: Any, x: Array, n_models: int, n_components: int) -> Any:
     """
     if isinstance(init, GaussianMixture):
         expected: tuple[int, ...] = (n_models, n_components, x.shape[-1])
-        if init.means.shape != expected or init.log_weights.shape != expected[:2]:
+        scale = jax.tree.leaves(init.covariance)[0].shape
+        of_each = {Full: expected[2:] * 2, Diagonal: expected[2:], Spherical: ()}
+        own = of_each[type(init.covariance)]
+        good = init.means.shape == expected and init.log_weights.shape == expected[:2]
+        if not good or scale not in ((*expected[:2], *own), (n_models, 1, *own)):
             raise ValueError(
-                f"init must be a mixture with means {expected}, got {init.means.shape}; all its "
-                "leaves lead with B"
+                f"init must be a mixture with means {expected}, got {init.means.shape}, and scales "
+                f"{(*expected[:2], *own)}, got {scale}; all its leaves lead with B"
             )
         return init
     responsibilities = as_float_array("responsibilities", init)
@@ -224,17 +231,16 @@ def _fit_lists(
     n_models = len(x)
     if n_models == 0:
         raise ValueError("x must hold at least one data set, got an empty list")
-    if weights is not None and len(weights) != n_models:
-        raise ValueError(f"weights must hold {n_models} arrays, one for each of x")
-    data = [as_float_array(f"x[{b}]", item) for b, item in enumerate(x)]
+    data = _arrays_of_each("x", x, n_models)
     given = None
-    if not isinstance(init, (str, GaussianMixture)):
-        given = [as_float_array(f"responsibilities[{b}]", item) for b, item in enumerate(init)]
-    own = (
-        [unit_weights(item) for item in data]
-        if weights is None
-        else [as_float_array(f"weights[{b}]", item) for b, item in enumerate(weights)]
-    )
+    if isinstance(init, GaussianMixture):
+        _check_given(init, data[0], n_models, n_components)
+    elif not isinstance(init, str):
+        given = _arrays_of_each("init", init, n_models)
+    if weights is None:
+        own = [unit_weights(item) for item in data]
+    else:
+        own = _arrays_of_each("weights", weights, n_models)
     _check_lists(data, own, given, n_components)
     sizes = np.array([padded_rows(item.shape[0]) for item in data])
     results, order = [], []
@@ -261,18 +267,37 @@ def _fit_lists(
     return jax.tree.map(in_order, *results)
 
 
+def _arrays_of_each(name: str, arrays: Any, n_models: int) -> list[Array]:
+    """One array for each data set.
+
+    Raises:
+        TypeError: not a sequence of numeric arrays.
+        ValueError: more or fewer of them.
+    """
+    if not hasattr(arrays, "__len__"):
+        raise TypeError(f"{name} must hold an array for each of x, got {arrays!r}")
+    if len(arrays) != n_models:
+        raise ValueError(
+            f"{name} must hold {n_models} arrays, one for each of x, got {len(arrays)}"
+        )
+    return [as_float_array(f"{name}[{b}]", item) for b, item in enumerate(arrays)]
+
+
 def _check_lists(
     data: list[Array], weights: list[Array], given: list[Array] | None, n_components: int
 ) -> None:
     """ValueError where weights, or responsibilities if there are any, don't fit the data."""
-    if given is not None and len(given) != len(data):
-        raise ValueError(f"init must hold {len(data)} arrays, one for each of x, got {len(given)}")
     for b, (item, of_rows) in enumerate(zip(data, weights, strict=True)):
-        check_n_components(n_components, item.shape[0])
+        if 0 in item.shape:
+            raise ValueError(f"x[{b}] must hold at least one row and feature, got {item.shape}")
+        if item.shape[0] < n_components:
+            raise ValueError(
+                f"n_components={n_components} needs at least as many rows, x[{b}] has "
+                f"{item.shape[0]}; use fewer components"
+            )
         if given is not None and given[b].shape != (item.shape[0], n_components):
             raise ValueError(
-                f"responsibilities[{b}] must be {(item.shape[0], n_components)}, got "
-                f"{given[b].shape}"
+                f"init[{b}] must be {(item.shape[0], n_components)}, got {given[b].shape}"
             )
         if item.shape[1] != data[0].shape[1] or of_rows.shape != item.shape[:1]:
             raise ValueError(

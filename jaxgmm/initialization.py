@@ -130,11 +130,12 @@ def start_from(
         average_row = jnp.sum(rows.weights) / present
         statistics = with_pseudo_rows(statistics, jnp.where(active, average_row, 0))
     healthy = or_noise(statistics, active)
-    return maximize(healthy, covariance_type, None, regularization, form)
+    added = jnp.where(jnp.isfinite(regularization), regularization, 0)
+    return maximize(healthy, covariance_type, None, added, form)
 
 
 def or_noise(statistics: SufficientStatistics, active: Array) -> SufficientStatistics:
-    """The statistics, or those of white noise about zero where NaN or infinity got in.
+    """The statistics, or those of white noise about zero where they are of nothing or not finite.
 
     Args:
         statistics: of some rows.
@@ -149,8 +150,8 @@ def or_noise(statistics: SufficientStatistics, active: Array) -> SufficientStati
         second=jnp.broadcast_to(square[None].astype(second.dtype), second.shape),
         origin=jnp.zeros_like(statistics.origin),
     )
-    finite = jnp.all(jnp.isfinite(ravel_pytree(statistics)[0]))
-    return jax.tree.map(partial(jnp.where, finite), statistics, noise)
+    usable = jnp.all(jnp.isfinite(ravel_pytree(statistics)[0])) & (jnp.sum(statistics.count) > 0)
+    return jax.tree.map(partial(jnp.where, usable), statistics, noise)
 
 
 def with_pseudo_rows(statistics: SufficientStatistics, weights: Array) -> SufficientStatistics:

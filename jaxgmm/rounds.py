@@ -242,7 +242,8 @@ def iterate_all(
     packing = Packing.of(at(loops, 0))
     rounds = Rounds(problems, packing, wanted, tol, limit, settings)
     states, n_turns = packing.pack(loops), jnp.asarray(0)
-    n_slots = problems.n_slots(*loops[0].log_weights.shape, refilled=True)
+    n_tasks, n_components = loops[0].log_weights.shape
+    n_slots = problems.n_slots(n_tasks, n_components, refilled=True)
     if n_slots >= 2 * FEWER:
         states, n_turns = rounds.through_slots(n_slots, n_slots // FEW_LEFT, states, n_turns)
         n_slots = n_slots // FEWER

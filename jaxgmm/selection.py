@@ -85,6 +85,7 @@ def winning_row(table: np.ndarray, criterion: str, one_standard_error: bool) -> 
         return int(best)
     near = table["cv"] >= table["cv"][best] - table["cv_standard_error"][best]
     near &= is_healthy(table) == is_healthy(table)[best]
+    near[best] = True
     return int(np.argmin(np.where(near, table["n_parameters"], np.inf)))
 
 

@@ -1,5 +1,6 @@
 """Many fits in one call: each is what `fit` gives, whatever becomes of the others."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -163,12 +164,20 @@ def test_threads_know_the_dtype_of_their_caller(key, several_cores):
 
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, 0.0])
-def test_bad_weights_are_the_trouble_of_their_model(key, bad):
+def test_bad_weights_are_the_trouble_of_their_model(key, bad, covariance_type):
     x = jnp.stack([array(blobs())] * 3)
     weights = jnp.ones((3, N), DTYPE).at[1].set(bad)
-    results = jg.fit_batch(key, x, K, weights=weights, tol=TOL)
+    results = jg.fit_batch(key, x, K, weights=weights, covariance_type=covariance_type, tol=TOL)
     expected = [jg.Status.CONVERGED, jg.Status.NON_FINITE, jg.Status.CONVERGED]
     assert results.status.tolist() == expected
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(results.mixture))
+
+
+def test_responsibilities_of_nothing(key):
+    """No row belongs to any component."""
+    result = jg.fit(key, array(blobs()), K, init=jnp.zeros((N, K), DTYPE), tol=TOL)
+    assert result.status == jg.Status.DEGENERATE
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result.mixture))
 
 
 def test_one_negative_weight_is_enough(key):
@@ -304,6 +313,20 @@ def test_lists_under_transformations(key):
         assert_same_fit(compiled[b], expected[b])
 
 
+def test_known_data_in_a_function_that_is_traced(key):
+    """As constants of a program of the caller's own."""
+    x = array(np.stack([blobs(seed=seed) for seed in range(5)]))
+    for data in (x, list(x)):
+        for weights in (None, jnp.ones((5, N), DTYPE)):
+            expected = jg.fit_batch(key, data, K, weights=weights, tol=TOL).log_likelihood
+
+            @jax.jit
+            def scaled(scale, data=data, weights=weights):
+                return scale * jg.fit_batch(key, data, K, weights=weights, tol=TOL).log_likelihood
+
+            assert_close(scaled(1.0), expected)
+
+
 def test_derivatives_are_those_of_single_fits(key):
     x = array(np.stack([blobs(seed=seed, width=1.5) for seed in range(3)]))
     weights = jnp.ones((3, N), DTYPE)
@@ -357,7 +380,9 @@ def zeros(*shape):
     [
         ([zeros(9, 2), zeros(3, 2)], 5, {}, "n_components=5 needs at least as many rows"),
         ([zeros(9, 2)], 2, {"init": []}, "init must hold 1 arrays"),
-        ([zeros(90, 2)], 2, {"init": [zeros(70, 2)]}, r"responsibilities\[0\] must be"),
+        ([zeros(90, 2)], 2, {"init": [zeros(70, 2)]}, r"init\[0\] must be"),
+        ([zeros(9, 2), zeros(3, 2)], 5, {}, r"x\[1\] has 3"),
+        ([zeros(9, 0), zeros(9, 0)], 2, {}, r"x\[0\] must hold at least one row and feature"),
         ([zeros(9, 2)], 2, {"weights": []}, "weights must hold 1 arrays"),
         ([zeros(9, 2), zeros(9, 3)], 2, {}, r"x\[1\] must be \(N, 2\)"),
         ([zeros(9, 2)], 2, {"weights": [zeros(8)]}, r"x\[0\] must be"),
@@ -373,3 +398,24 @@ def zeros(*shape):
 def test_what_does_not_fit_together_is_refused(key, x, n_components, options, message):
     with pytest.raises(ValueError, match=message):
         jg.fit_batch(key, x, n_components, **options)
+
+
+@pytest.mark.parametrize("options", [{"weights": 1.0}, {"init": None}])
+def test_lists_go_with_lists(key, options):
+    with pytest.raises(TypeError, match="an array for each of x"):
+        jg.fit_batch(key, [zeros(9, 2)], 2, **options)
+
+
+def test_given_mixtures_are_one_for_each_model(key, covariance_type):
+    start = start_at_random(blobs(), covariance_type)
+
+    def of_models(count):
+        return jax.tree.map(lambda leaf: jnp.stack([leaf] * count), start)
+
+    x = array([blobs()] * 3)
+    wrong = [of_models(2), of_models(5), start]
+    wrong += [replace(of_models(3), covariance=other.covariance) for other in wrong]
+    for init in wrong:
+        for data in (x, list(x)):
+            with pytest.raises(ValueError, match="all its leaves lead with B"):
+                jg.fit_batch(key, data, K, init=init, covariance_type=covariance_type)

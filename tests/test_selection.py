@@ -383,6 +383,8 @@ def test_the_simplest_within_one_standard_error_wins():
     assert winning_row(table, "cv", True) == 1
     table["status"][1] = jg.Status.DEGENERATE
     assert winning_row(table, "cv", True) == 3
+    table["cv_standard_error"][2] = np.nan
+    assert winning_row(table, "cv", True) == 2
 
 
 def test_each_data_set_of_a_batch_is_selected_for(key):

@@ -2,6 +2,7 @@
 
 import threading
 
+import jax
 import pytest
 
 from jaxgmm.threads import in_threads, n_cores
@@ -36,8 +37,24 @@ def test_arguments_are_made_shortly_before_they_are_needed():
 
 
 def test_the_first_error_is_raised():
+    """And no call is begun after it."""
+    begun = []
+
+    def divide(a):
+        begun.append(a)
+        return 1 // a
+
     with pytest.raises(ZeroDivisionError):
-        in_threads(lambda a: 1 // a, [(1,), (0,), (2,)], 2)
+        in_threads(divide, [(0,)] + [(a,) for a in range(1, 40)], 2)
+    assert len(begun) < 8
+
+
+def test_each_thread_waits_for_what_it_has_called(monkeypatch):
+    """JAX's calls return before their results are there."""
+    waited = []
+    monkeypatch.setattr(jax, "block_until_ready", lambda found: (waited.append(found), found)[1])
+    in_threads(lambda a: -a, [(1,), (2,), (3,)], 2)
+    assert sorted(waited) == [-3, -2, -1]
 
 
 def test_cores():
