@@ -23,10 +23,10 @@ from jaxgmm.settings import Settings
 T = TypeVar("T")
 
 # Slots are refilled when one in so many has ended.
-REFILL = 4
+REFILL = 8
 # When the queue is empty and one fit in so many slots is left, there are so many times fewer slots:
 # a turn costs some operations, and some work for each slot, whether or not it is of use.
-FEW_LEFT, FEWER = 3, 16
+FEW_LEFT, FEWER = 2, 16
 # Numbers of which each operation on the slots computes that many, at most. On a CPU beginning with
 # an operation takes as long as computing thousands, and so many still fit into a core's cache.
 NUMBERS_IN_SLOTS = {"cpu": 2**16}
