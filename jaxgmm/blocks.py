@@ -64,7 +64,7 @@ def fit_blocks(
 
 
 def models_in_block(n_models: int, size: int, n_threads: int) -> int:
-    """How many models to fit by one call: a power of two, or half way to it, if they are small.
+    """How many models to fit by one call: such that few sizes have to be compiled.
 
     Args:
         n_models: M.
