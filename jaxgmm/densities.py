@@ -34,6 +34,8 @@ def standardized(covariance: Covariance, means: Array, x: Array) -> Array:
 def log_density(covariance: Covariance, means: Array, x: Array) -> Array:
     """log N(x | μ_k, Σ_k), -inf where it can't be represented: (N, D) -> (K, N)."""
     z = standardized(covariance, means, x)
+    # Of few features written out: XLA's CPU backend leaves a sum of them to a library of kernels,
+    # which it takes longer to call than to sum.
     square = einsum("kin,kin->kn", z, z)
     return -square / 2 - log_normalizer(covariance, means.shape[1])[:, None]
 
