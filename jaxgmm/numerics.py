@@ -103,8 +103,12 @@ def shifted_exponentials(logits: Array, axis: int = -1) -> tuple[Array, Array, A
     """
     top = lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
     nowhere = jnp.isneginf(top)
-    terms = jnp.exp(jnp.where(nowhere, 0, logits - jnp.where(nowhere, 0, top)))
-    return terms, jnp.sum(terms, axis=axis, keepdims=True), top
+    below = jnp.where(nowhere, 0, logits - jnp.where(nowhere, 0, top))
+    # XLA may make logits again for each use, and round them otherwise. Far from all components that
+    # puts the largest anywhere about zero: its exponential must neither overflow nor vanish.
+    terms = jnp.exp(below - lax.stop_gradient(jnp.maximum(below, 0)))
+    total = jnp.sum(terms, axis=axis, keepdims=True)
+    return terms, jnp.where(total < 0.5, 1, total), top
 
 
 def weighted_sum(weights: Array, values: Array) -> Array:
