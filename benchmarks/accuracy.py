@@ -47,8 +47,7 @@ def errors(x: jax.Array, labels: np.ndarray, covariance_type: str) -> dict:
     smallest = float(jnp.finfo(x.dtype).eps) ** 2
     mixture = jg.m_step(statistics, covariance_type, regularization=smallest)
     features = features_for(mixture, covariance_type == "full")
-    coefficients, constants = linear_form(mixture, features)
-    products = jnp.matmul(features.of(z), coefficients.T, precision="highest") + constants[None]
+    products = linear_form(mixture, features).at(features.of(z)).T
     differences = log_density(mixture.covariance, mixture.means, z).T + mixture.log_weights[None]
 
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), mixture)

@@ -131,15 +131,13 @@ def collect_partition(
     """
     features = PRODUCTS if full_second_moment else SQUARES
 
-    def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, Array]:
+    def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, ...]:
         own = partition(numbers, z).T
         difference = z.T - einsum("kd,kn->dn", origin, own)
-        sums = features.sum(features.of(difference.T), weights[None] * own)
-        return einsum("kn,n->k", own, weights), sums
+        return features.sum(features.of(difference.T), weights[None] * own)
 
     size = rows_of_features(rows.x, features.count(rows.x.shape[1]), origin.shape[0])
-    count, sums = rows.sum(summand, size)
-    first, second = features.moments(sums)
+    count, first, second = features.moments(rows.sum(summand, size))
     return SufficientStatistics(jnp.zeros_like(count[0]), count, first, second, origin)
 
 
@@ -211,7 +209,7 @@ def _sum_few_moments(
     ones = jnp.ones_like(z[:, 0])
     sums = jnp.stack([einsum("kn,n->k", value, ones) for value in values])
     if full_second_moment:
-        first, second = PRODUCTS.moments(sums[:-1])
+        count, first, second = PRODUCTS.moments((sums,))
     else:
-        first, second = SQUARES.moments(sums[:-1].T)
-    return sums[-1], first, second
+        count, first, second = SQUARES.moments((sums[-1], sums[:-1].T))
+    return count, first, second

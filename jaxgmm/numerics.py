@@ -92,6 +92,15 @@ def square_root(value: Array) -> Array:
     return jnp.where(nothing, 0, jnp.sqrt(jnp.where(nothing, 1, value)))
 
 
+@jax.custom_jvp
+def _below_zero(value: Array) -> Array:
+    """The smaller of the value and 0, with the derivative of the value."""
+    return jnp.minimum(value, 0)
+
+
+_below_zero.defjvp(lambda primals, tangents: (_below_zero(*primals), *tangents))
+
+
 def shifted_exponentials(logits: Array, axis: int = -1) -> tuple[Array, Array, Array]:
     """exp(logits - top), its sum and top, the largest logit: what a softmax is made of.
 
@@ -106,7 +115,7 @@ def shifted_exponentials(logits: Array, axis: int = -1) -> tuple[Array, Array, A
     below = jnp.where(nowhere, 0, logits - jnp.where(nowhere, 0, top))
     # XLA may make logits again for each use, and round them otherwise. Far from all components that
     # puts the largest anywhere about zero: its exponential must neither overflow nor vanish.
-    terms = jnp.exp(below - lax.stop_gradient(jnp.maximum(below, 0)))
+    terms = jnp.exp(_below_zero(below))
     total = jnp.sum(terms, axis=axis, keepdims=True)
     return terms, jnp.where(total < 0.5, 1, total), top
 

@@ -12,7 +12,9 @@ many digits. `is_accurate` says whether that is tolerable; `expectation.py` has 
 loses any.
 """
 
+import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from jaxgmm.covariance import Full, precision, precision_diagonal
 from jaxgmm.densities import log_normalizer
 from jaxgmm.frame import Rows, chunk_of, largest_distance
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import contract, einsum, shifted_exponentials, weighted_sum
+from jaxgmm.numerics import at_least, contract, einsum, shifted_exponentials, weighted_sum
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Structure
 
@@ -34,31 +36,53 @@ from jaxgmm.structures import Structure
 SMALLEST_PASS = 2**20
 # With so many features rows are read faster as they are than transposed.
 ROW_MAJOR_FROM = 16
+# So many products of pairs are multiplied at a time: in more, panels of a matrix product on a CPU
+# outgrow the caches.
+PRODUCTS_IN_BLOCK = 560
 
 # What a logit of the farthest row may lose, and for each feature that of a typical one; by bits.
 LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
 NOISE = {32: 2.0**-15, 64: 2.0**-32}
 
 
+class LinearForm(NamedTuple):
+    """K functions that are linear in features.
+
+    Attributes:
+        coefficients: (K, F).
+        constants: (K,), or None where they are the coefficients of a feature that is 1.
+    """
+
+    coefficients: Array
+    constants: Array | None
+
+    def at(self, values: tuple[Array, ...]) -> Array:
+        """Their values, of the features' values in blocks (rows, F_b): (K, rows)."""
+        ends = np.cumsum([block.shape[1] for block in values])
+        parts = jnp.split(self.coefficients, ends[:-1], axis=1)
+        products = (contract("kf,nf->kn", *pair) for pair in zip(parts, values, strict=True))
+        total = reduce(operator.add, products)
+        return total if self.constants is None else total + self.constants[:, None]
+
+
 class Features(NamedTuple):
-    """A basis in which log densities are linear, but for constants.
+    """A basis in which log densities are linear.
 
     Attributes:
         count: F, of D.
-        of: the values for a chunk: (rows, D) -> (rows, F).
-        coefficients: of log densities: from precisions P_k (K, D, D), or their diagonals (K, D)
-            where all else is zero, and slopes P_k μ_k (K, D) -> (K, F).
-        sum: of the features under responsibilities: (rows, F), (K, rows) -> (F, K) or (K, F),
-            whichever product is the faster one.
-        moments: from these sums: the first moments (K, D), and the second (K, D, D) or (K, D)
-            where the features tell them.
+        of: the values for a chunk: (rows, D) -> blocks (rows, F_b) of the F features.
+        form: of log densities: from precisions P_k (K, D, D), or their diagonals (K, D) where all
+            else is zero, slopes P_k μ_k (K, D) and constants (K,).
+        sum: of the values under responsibilities (K, rows); whichever product is the faster one.
+        moments: from these sums: counts (K,), the first moments (K, D), and the second (K, D, D)
+            or (K, D) where the features tell them.
     """
 
     count: Callable[[int], int]
-    of: Callable[[Array], Array]
-    coefficients: Callable[[Array, Array], Array]
-    sum: Callable[[Array, Array], Array]
-    moments: Callable[[Array], tuple[Array, ...]]
+    of: Callable[[Array], tuple[Array, ...]]
+    form: Callable[[Array, Array, Array], LinearForm]
+    sum: Callable[[tuple[Array, ...], Array], tuple[Array, ...]]
+    moments: Callable[[tuple[Array, ...]], tuple[Array, ...]]
 
 
 def with_one(z: Array) -> Array:
@@ -67,34 +91,44 @@ def with_one(z: Array) -> Array:
 
 
 def _pairs(n_features: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which two of (z, 1) each product is of; the last pair, 1 · 1, is left out."""
-    return np.triu_indices(n_features, m=n_features + 1)
+    """Which two of (z, 1) each product is of; the last pair is 1 · 1."""
+    return np.triu_indices(n_features + 1)
 
 
-def _products(z: Array) -> Array:
+def _products(z: Array) -> tuple[Array, ...]:
     first, second = _pairs(z.shape[1])
     augmented = with_one(z.T)
-    return (augmented[first] * augmented[second]).T
+    n_blocks = -(-first.size // PRODUCTS_IN_BLOCK)
+    blocks = zip(np.array_split(first, n_blocks), np.array_split(second, n_blocks), strict=True)
+    return tuple((augmented[i] * augmented[j]).T for i, j in blocks)
 
 
-def _coefficients_of_products(precisions: Array, slopes: Array) -> Array:
+def _form_in_products(precisions: Array, slopes: Array, constants: Array) -> LinearForm:
     quadratic = jnp.concatenate([-precisions, slopes[:, :, None]], axis=2)
-    first, second = _pairs(slopes.shape[1])
+    first, second = (of_pairs[:-1] for of_pairs in _pairs(slopes.shape[1]))
     # Off the diagonal each product stands for two.
     half = np.where(first == second, 0.5, 1.0).astype(slopes.dtype)
-    return quadratic[:, first, second] * half[None]
+    # An infinity may become NaN where matrix products split numbers into shorter ones.
+    finite = at_least(constants, float(jnp.finfo(constants.dtype).min) / 4)
+    columns = [quadratic[:, first, second] * half[None], finite[:, None]]
+    return LinearForm(jnp.concatenate(columns, axis=1), None)
 
 
-def _moments_of_products(sums: Array) -> tuple[Array, ...]:
-    n_features = int((2 * sums.shape[0]) ** 0.5) - 1
+def _sum_of_products(values: tuple[Array, ...], responsibilities: Array) -> tuple[Array, ...]:
+    return tuple(einsum("nf,kn->fk", block, responsibilities) for block in values)
+
+
+def _moments_of_products(sums: tuple[Array, ...]) -> tuple[Array, ...]:
+    of_pairs = jnp.concatenate(sums)
+    n_features = int((2 * of_pairs.shape[0]) ** 0.5) - 1
     pairs = _pairs(n_features)
     place = np.zeros((n_features + 1, n_features + 1), int)
-    place[pairs] = np.arange(sums.shape[0])
-    moments = jnp.moveaxis(sums[np.maximum(place, place.T)[:-1]], -1, 0)
-    return moments[:, :, -1], moments[:, :, :-1]
+    place[pairs] = np.arange(of_pairs.shape[0])
+    moments = jnp.moveaxis(of_pairs[np.maximum(place, place.T)], -1, 0)
+    return moments[:, -1, -1], moments[:, :-1, -1], moments[:, :-1, :-1]
 
 
-def _squares(z: Array) -> Array:
+def _squares(z: Array) -> tuple[Array, ...]:
     """z² and z: features first where there are few of them, else rows first.
 
     XLA's CPU backend joins arrays slowly, and multiplies by a choice fast.
@@ -102,33 +136,48 @@ def _squares(z: Array) -> Array:
     n_rows, n_features = z.shape
     if n_features < ROW_MAJOR_FROM:
         squared = np.array([True, False])[:, None, None]
-        return (z.T[None] * jnp.where(squared, z.T[None], 1)).reshape(-1, n_rows).T
+        return ((z.T[None] * jnp.where(squared, z.T[None], 1)).reshape(-1, n_rows).T,)
     squared = np.array([True, False])[None, :, None]
-    return (z[:, None, :] * jnp.where(squared, z[:, None, :], 1)).reshape(n_rows, -1)
+    return ((z[:, None, :] * jnp.where(squared, z[:, None, :], 1)).reshape(n_rows, -1),)
+
+
+def _form_in_squares(precisions: Array, slopes: Array, constants: Array) -> LinearForm:
+    return LinearForm(jnp.concatenate([-precisions / 2, slopes], axis=1), constants)
+
+
+def _counts_and_sums(values: tuple[Array, ...], responsibilities: Array) -> tuple[Array, ...]:
+    count = einsum("kn,n->k", responsibilities, jnp.ones_like(responsibilities[0]))
+    return count, einsum("kn,nf->kf", responsibilities, *values)
+
+
+def _moments_of_squares(sums: tuple[Array, ...]) -> tuple[Array, ...]:
+    count, of_features = sums
+    second, first = jnp.split(of_features, 2, axis=1)
+    return count, first, second
 
 
 PRODUCTS = Features(
-    count=lambda d: (d + 1) * (d + 2) // 2 - 1,
+    count=lambda d: (d + 1) * (d + 2) // 2,
     of=_products,
-    coefficients=_coefficients_of_products,
-    sum=lambda values, responsibilities: einsum("nf,kn->fk", values, responsibilities),
+    form=_form_in_products,
+    sum=_sum_of_products,
     moments=_moments_of_products,
 )
 
 SQUARES = Features(
     count=lambda d: 2 * d,
     of=_squares,
-    coefficients=lambda precisions, slopes: jnp.concatenate([-precisions / 2, slopes], axis=1),
-    sum=lambda values, responsibilities: einsum("kn,nf->kf", responsibilities, values),
-    moments=lambda sums: tuple(jnp.split(sums, 2, axis=1))[::-1],
+    form=_form_in_squares,
+    sum=_counts_and_sums,
+    moments=_moments_of_squares,
 )
 
 LINEAR = Features(
     count=lambda d: d,
-    of=lambda z: z,
-    coefficients=lambda precisions, slopes: slopes,
-    sum=lambda values, responsibilities: einsum("kn,nf->kf", responsibilities, values),
-    moments=lambda sums: (sums,),
+    of=lambda z: (z,),
+    form=lambda precisions, slopes, constants: LinearForm(slopes, constants),
+    sum=_counts_and_sums,
+    moments=lambda sums: sums,
 )
 
 
@@ -160,7 +209,7 @@ def reach_of(rows: Rows, n_components: int, structure: Structure | None) -> Reac
         structure: of the fit; None where the components' own second moments are wanted.
     """
     n_rows, n_features = rows.x.shape
-    if n_rows * n_components * (PRODUCTS.count(n_features) + 1) < SMALLEST_PASS:
+    if n_rows * n_components * PRODUCTS.count(n_features) < SMALLEST_PASS:
         return None
     frame, x, weights = rows
     radius = largest_distance(x, weights, frame.center) / frame.scale
@@ -181,8 +230,8 @@ def _precisions(mixture: GaussianMixture, features: Features) -> Array:
     return precision_diagonal(mixture.covariance, mixture.n_features)
 
 
-def linear_form(mixture: GaussianMixture, features: Features) -> tuple[Array, Array]:
-    """Coefficients (K, F) of the features and constants (K,): log w_k + log N(z | μ_k, Σ_k).
+def linear_form(mixture: GaussianMixture, features: Features) -> LinearForm:
+    """log w_k + log N(z | μ_k, Σ_k).
 
     Of `LINEAR` features, without the quadratic part, which is the same for all components.
     """
@@ -195,7 +244,7 @@ def linear_form(mixture: GaussianMixture, features: Features) -> tuple[Array, Ar
     of_all = jnp.broadcast_to(precisions, (n_components, *precisions.shape[1:]))
     constants = mixture.log_weights - log_normalizer(mixture.covariance, n_features)
     constants -= jnp.sum(slopes * mixture.means, axis=1) / 2
-    return features.coefficients(of_all, slopes), constants
+    return features.form(of_all, slopes, constants)
 
 
 def expect_by_products(
@@ -219,23 +268,23 @@ def expect_by_products(
     """
     n_features = mixture.n_features
     features = LINEAR if square is not None else features_for(mixture, full_second_moment)
-    coefficients, constants = linear_form(mixture, features)
+    form = linear_form(mixture, features)
+    # Not even a prior can bring them back.
+    dead = jnp.where(jnp.isneginf(mixture.log_weights), -jnp.inf, 0)
 
-    def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, Array, Array]:
+    def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, tuple[Array, ...]]:
         values = features.of(z)
-        logits = contract("kf,nf->kn", coefficients, values) + constants[:, None]
+        logits = form.at(values)
         if log_prior is not None:
-            logits += chunk_of(log_prior, numbers, weights).T
+            logits += chunk_of(log_prior, numbers, weights).T + dead[:, None]
         terms, total, top = shifted_exponentials(logits, axis=0)
         log_prob = (jnp.log(total) + top)[0]
-        responsibilities = terms * (weights[None] / total)
-        count = einsum("kn,n->k", responsibilities, jnp.ones_like(weights))
-        sums = features.sum(values, responsibilities)
-        return weighted_sum(weights, log_prob), count, sums
+        sums = features.sum(values, terms * (weights[None] / total))
+        return weighted_sum(weights, log_prob), sums
 
     size = rows_of_features(rows.x, features.count(n_features), mixture.n_components)
-    log_likelihood, count, sums = rows.sum(summand, size, wanted)
-    first, *moments = features.moments(sums)
+    log_likelihood, sums = rows.sum(summand, size, wanted)
+    count, first, *moments = features.moments(sums)
     if square is None:
         second = moments[0]
     else:

@@ -41,9 +41,11 @@ def rows_of(x, weights, isotropic):
     return Rows(frame_of(x, weights, isotropic), x, weights)
 
 
+@pytest.mark.parametrize("in_block", [quadratic.PRODUCTS_IN_BLOCK, 3], ids=["whole", "blocks"])
 @pytest.mark.parametrize("shared", [False, True], ids=["each", "together"])
-def test_statistics_are_those_of_differences(covariance_type, shared):
+def test_statistics_are_those_of_differences(monkeypatch, covariance_type, shared, in_block):
     """Of each component, or where they share a covariance of all of them together."""
+    monkeypatch.setattr(quadratic, "PRODUCTS_IN_BLOCK", in_block)
     weights = np.random.default_rng(0).uniform(0.5, 2, size=N)
     weights[::7] = 0
     structure = STRUCTURES[covariance_type]
@@ -81,12 +83,17 @@ def test_a_log_prior_is_added_and_dead_components_stay_dead():
     dead = jg.GaussianMixture(
         mixture.log_weights.at[1].set(-jnp.inf), mixture.means, mixture.covariance
     )
-    log_prior = array(np.random.default_rng(0).normal(size=(N, K)))
-    expected = expect_by_differences(rows, dead, log_prior, True)
-    actual = expect_by_products(rows, dead, log_prior, True, None)
-    assert actual.count[1] == 0
-    assert_close(actual.count, expected.count, rtol=by_dtype(1e-4, 1e-12))
-    assert_close(actual.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-13))
+    log_prior = np.random.default_rng(0).normal(size=(N, K))
+    only_dead = np.where((np.arange(N) < 3)[:, None] & (np.arange(K) != 1), -np.inf, log_prior)
+    for prior, impossible in ((log_prior, 0), (only_dead, 3)):
+        expected = expect_by_differences(rows, dead, array(prior), True)
+        actual = expect_by_products(rows, dead, array(prior), True, None)
+        assert_close(actual.count, expected.count, rtol=by_dtype(1e-4, 1e-12))
+        assert_close(actual.count[1], impossible / K)
+        if impossible:
+            assert actual.log_likelihood == expected.log_likelihood == -jnp.inf
+        else:
+            assert_close(actual.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-13))
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full", "diag"])
@@ -129,8 +136,7 @@ def test_where_the_products_are_used_logits_have_a_stated_error(n_features, cova
             regularization=EPS**2,
         )
         features = features_for(mixture, covariance_type == "full")
-        coefficients, constants = linear_form(mixture, features)
-        logits = features.of(z) @ coefficients.T + constants[None]
+        logits = linear_form(mixture, features).at(features.of(z)).T
         error = np.abs(double(logits) - logits_in_double(mixture, double(z))).max()
         radius = jnp.max(jnp.abs(z), axis=0)
         accepted.append(bool(is_accurate(mixture, radius)))
@@ -277,8 +283,7 @@ def test_features_of_first_order_leave_out_what_all_components_share():
     mixture = rows.frame.enter(start_from_labels(blobs(), "tied"))
     z = rows.frame.read(rows.x, rows.weights)
     logits = double(mixture.component_log_prob(z)) + double(mixture.log_weights)
-    coefficients, constants = linear_form(mixture, LINEAR)
-    linear = double(LINEAR.of(z) @ coefficients.T + constants[None])
+    linear = double(linear_form(mixture, LINEAR).at(LINEAR.of(z))).T
     rest = logits - linear
     assert_close(rest, rest[:, :1] * np.ones(K), rtol=0, atol=by_dtype(1e-3, 1e-11))
     assert len(LABELS) == len(rest)
