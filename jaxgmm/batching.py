@@ -24,6 +24,7 @@ from jaxgmm.validation import (
     check_count,
     check_key,
     check_n_components,
+    chosen_device,
     from_host,
     in_common_dtype,
     is_concrete,
@@ -249,7 +250,9 @@ def _fit_lists(
 
         def packed(arrays: Sequence[Any], size: int = size, numbers: np.ndarray = numbers) -> Array:
             filled = [with_rows(arrays[b], size) for b in numbers]
-            return from_host(np.stack(filled)) if is_concrete(*filled) else jnp.stack(filled)
+            if not is_concrete(*filled):
+                return jnp.stack(filled)
+            return from_host(np.stack(filled), chosen_device(*filled))
 
         start = init if given is None else packed(given)
         if isinstance(init, GaussianMixture):
@@ -260,9 +263,9 @@ def _fit_lists(
     back = np.argsort(np.concatenate(order))
 
     def in_order(*leaves: Array) -> Array:
-        if is_concrete(*leaves):
-            return from_host(np.concatenate(leaves)[back])
-        return jnp.concatenate(leaves)[back]
+        if not is_concrete(*leaves):
+            return jnp.concatenate(leaves)[back]
+        return from_host(np.concatenate(leaves)[back], chosen_device(*leaves))
 
     return jax.tree.map(in_order, *results)
 

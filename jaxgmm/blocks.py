@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxgmm.padding import rounded_up, with_rows
 from jaxgmm.threads import in_threads, n_cores
-from jaxgmm.validation import from_host
+from jaxgmm.validation import chosen_device, from_host
 
 # Numbers in the data of all models above which models aren't copied.
 LARGE_BATCH = 2**24
@@ -58,7 +58,8 @@ def fit_blocks(
         return results[0]
 
     def joined(*leaves: Array) -> Array:
-        return from_host(np.concatenate([np.asarray(leaf) for leaf in leaves])[:n_models])
+        some = np.concatenate([np.asarray(leaf) for leaf in leaves])[:n_models]
+        return from_host(some, chosen_device(*leaves))
 
     return jax.tree.map(joined, *results)
 
@@ -84,5 +85,6 @@ def with_models(array: Any, first: int, n_models: int) -> Array:
         numbers = with_models(jax.random.key_data(array), first, n_models)
         return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(array))
     if first or array.shape[0] > n_models:
-        array = from_host(np.asarray(array)[first : first + n_models])
+        some = np.asarray(array)[first : first + n_models]
+        array = from_host(some, chosen_device(array))
     return with_rows(array, n_models)

@@ -118,11 +118,13 @@ def chunk_size(n_rows: int, numbers_per_row: int) -> int:
 def rows_of_features(x: Array, n_features: int, n_components: int) -> int:
     """Rows of x in a chunk whose features are multiplied fastest, or fill an accelerator.
 
-    On a CPU the features of a chunk should fit into the caches. Below 64 of them that takes chunks
-    so short that one core does everything; from there on they are long enough for XLA to split
-    each operation among cores.
+    On a CPU the features of a chunk should fit into the caches, or blocks of them where they are
+    many. Below 64 features that takes chunks so short that one core does everything; from there on
+    they are long enough for XLA to split each operation among cores.
     """
     if jax.default_backend() != "cpu":
         return chunk_size(x.shape[0], n_features + n_components)
-    fitting = 5 * 2**20 // n_features if n_features >= 64 else 0
-    return min(x.shape[0], min(2**15, max(2**13, fitting)) // x.dtype.itemsize)
+    bytes_of_feature = 2**13
+    if n_features >= 64:
+        bytes_of_feature = min(2**15, max(2**13, 5 * 2**20 // n_features), 2**26 // n_features)
+    return min(x.shape[0], max(512, bytes_of_feature // x.dtype.itemsize))

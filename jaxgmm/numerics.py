@@ -98,7 +98,7 @@ def _below_zero(value: Array) -> Array:
     return jnp.minimum(value, 0)
 
 
-_below_zero.defjvp(lambda primals, tangents: (_below_zero(*primals), *tangents))
+_below_zero.defjvps(lambda tangent, *_: tangent)
 
 
 def shifted_exponentials(logits: Array, axis: int = -1) -> tuple[Array, Array, Array]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgmm.validation import from_host, is_concrete, is_small, unit_weights
+from jaxgmm.validation import chosen_device, from_host, is_concrete, is_small, unit_weights
 
 SMALLEST = 64
 
@@ -27,7 +27,8 @@ def with_padding(x: Array, weights: Array | None, others: Any) -> tuple[Array, A
     """Data and weights of which there are few sizes: as they are where they are large or traced.
 
     Compiling takes seconds, and a fit to small data much less. Where data are large it is the other
-    way round, and a copy of them would not be cheap. What is traced is part of a program already.
+    way round, and a copy of them would not be cheap. What is traced is part of a program already,
+    and what is spread over devices stays as it is.
 
     Args:
         x: (N, D).
@@ -36,6 +37,8 @@ def with_padding(x: Array, weights: Array | None, others: Any) -> tuple[Array, A
     """
     weights = unit_weights(x) if weights is None else weights
     if not is_small(x) or not is_concrete(x, weights, *jax.tree.leaves(others)):
+        return x, weights
+    if len(x.sharding.device_set) > 1:
         return x, weights
     n_rows = padded_rows(x.shape[0])
     return with_rows(x, n_rows), with_rows(weights, n_rows)
@@ -52,4 +55,4 @@ def with_rows(array: Array, n_rows: int) -> Array:
     widths = [(0, missing), *[(0, 0)] * (array.ndim - 1)]
     if not is_concrete(array):
         return jnp.pad(array, widths)
-    return from_host(np.pad(np.asarray(array), widths))
+    return from_host(np.pad(np.asarray(array), widths), chosen_device(array))

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -36,9 +37,9 @@ from jaxgmm.structures import Structure
 SMALLEST_PASS = 2**20
 # With so many features rows are read faster as they are than transposed.
 ROW_MAJOR_FROM = 16
-# So many products of pairs are multiplied at a time: in more, panels of a matrix product on a CPU
-# outgrow the caches.
-PRODUCTS_IN_BLOCK = 560
+# On a CPU so many features at most are multiplied at a time, as panels of longer products outgrow
+# the caches; but they are no more than so many blocks, each of which is compiled.
+FEATURES_IN_BLOCK, BLOCKS = 560, 16
 
 # What a logit of the farthest row may lose, and for each feature that of a typical one; by bits.
 LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
@@ -57,7 +58,7 @@ class LinearForm(NamedTuple):
     constants: Array | None
 
     def at(self, values: tuple[Array, ...]) -> Array:
-        """Their values, of the features' values in blocks (rows, F_b): (K, rows)."""
+        """The functions, (K, rows), from the features in blocks (rows, F_b)."""
         ends = np.cumsum([block.shape[1] for block in values])
         parts = jnp.split(self.coefficients, ends[:-1], axis=1)
         products = (contract("kf,nf->kn", *pair) for pair in zip(parts, values, strict=True))
@@ -73,9 +74,10 @@ class Features(NamedTuple):
         of: the values for a chunk: (rows, D) -> blocks (rows, F_b) of the F features.
         form: of log densities: from precisions P_k (K, D, D), or their diagonals (K, D) where all
             else is zero, slopes P_k μ_k (K, D) and constants (K,).
-        sum: of the values under responsibilities (K, rows); whichever product is the faster one.
-        moments: from these sums: counts (K,), the first moments (K, D), and the second (K, D, D)
-            or (K, D) where the features tell them.
+        sum: of the values under responsibilities (K, rows): (F_b, K) or (K, F), whichever product
+            is the faster one.
+        moments: from what `sum` returns: counts (K,), the first moments (K, D), and the second
+            (K, D, D) or (K, D) where the features tell them.
     """
 
     count: Callable[[int], int]
@@ -98,7 +100,8 @@ def _pairs(n_features: int) -> tuple[np.ndarray, np.ndarray]:
 def _products(z: Array) -> tuple[Array, ...]:
     first, second = _pairs(z.shape[1])
     augmented = with_one(z.T)
-    n_blocks = -(-first.size // PRODUCTS_IN_BLOCK)
+    on_cpu = jax.default_backend() == "cpu"
+    n_blocks = min(BLOCKS, -(-first.size // FEATURES_IN_BLOCK)) if on_cpu else 1
     blocks = zip(np.array_split(first, n_blocks), np.array_split(second, n_blocks), strict=True)
     return tuple((augmented[i] * augmented[j]).T for i, j in blocks)
 
@@ -146,8 +149,9 @@ def _form_in_squares(precisions: Array, slopes: Array, constants: Array) -> Line
 
 
 def _counts_and_sums(values: tuple[Array, ...], responsibilities: Array) -> tuple[Array, ...]:
+    (only,) = values
     count = einsum("kn,n->k", responsibilities, jnp.ones_like(responsibilities[0]))
-    return count, einsum("kn,nf->kf", responsibilities, *values)
+    return count, einsum("kn,nf->kf", responsibilities, only)
 
 
 def _moments_of_squares(sums: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -269,7 +273,8 @@ def expect_by_products(
     n_features = mixture.n_features
     features = LINEAR if square is not None else features_for(mixture, full_second_moment)
     form = linear_form(mixture, features)
-    # Not even a prior can bring them back.
+    # The linear form makes dead components unlikely only: a prior that rules out all others would
+    # revive them.
     dead = jnp.where(jnp.isneginf(mixture.log_weights), -jnp.inf, 0)
 
     def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, tuple[Array, ...]]:

@@ -22,13 +22,13 @@ class Status(IntEnum):
 
 ADVICE = {
     Status.MAX_ITER: (
-        "stopped after {n_iter} iterations with an estimated {gain:.2g} of log-likelihood per "
+        "stopped after {iterations} with an estimated {gain:.2g} of log-likelihood per "
         "sample still to gain; raise max_iter (result.mixture can be the start), or accept a "
         "larger tol"
     ),
     Status.NON_FINITE: (
-        "met NaN or infinity after {n_iter} iterations and returns the last finite mixture; "
-        "check data and weights for NaN and infinity, then raise reg_covar"
+        "met NaN or infinity after {iterations}, and its mixture, the last that was finite, means "
+        "nothing; check data and weights for NaN and infinity, then raise reg_covar"
     ),
     Status.DEGENERATE: (
         "ended with degenerate components {components}: empty, held up by the regularization "
@@ -93,11 +93,16 @@ class FitResult:
         first = failed[0]
         status = Status(int(statuses.ravel()[first]))
         n_components = self.degenerate.shape[-1]
+        n_iter = int(np.ravel(self.n_iter)[first])
         components = np.flatnonzero(np.reshape(self.degenerate, (-1, n_components))[first])
         message = ADVICE[status].format(
-            n_iter=np.ravel(self.n_iter)[first],
+            iterations="1 iteration" if n_iter == 1 else f"{n_iter} iterations",
             gain=np.ravel(self.remaining_gain)[first],
             components=components.tolist(),
         )
-        who = "the fit" if self.status.ndim == 0 else f"{failed.size} fits failed: fit {first}"
+        who = (
+            "the fit"
+            if self.status.ndim == 0
+            else f"{failed.size} of {statuses.size} fits failed: fit {first}"
+        )
         raise FitError(f"{status.name}: {who} {message}")

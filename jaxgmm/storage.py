@@ -38,9 +38,15 @@ def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
         mixture: finite, with any batch axes in front.
 
     Raises:
+        TypeError: not a mixture.
         ValueError: the parameters are not those of a mixture.
         OSError: the place can't be written.
     """
+    if not isinstance(mixture, GaussianMixture):
+        raise TypeError(
+            "mixture must be a GaussianMixture, such as result.mixture, got "
+            f"{type(mixture).__name__}"
+        )
     arrays = as_arrays(mixture)
     check_parameters(arrays)
     buffer = io.BytesIO()

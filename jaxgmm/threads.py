@@ -28,20 +28,29 @@ def in_threads(program: Callable[..., T], calls: Iterable[tuple], n_threads: int
     Args:
         program: compiled, since JAX's settings may be other ones in another thread.
         calls: its arguments, which are made in this thread, and not long before they are needed.
-        n_threads: so many calls at a time.
+        n_threads: so many calls at a time, if so many threads can be begun.
     """
-    results: list[T] = []
-    pending: deque[Future[T]] = deque()
-    pool = ThreadPoolExecutor(n_threads)
 
     def call(*arguments: Any) -> T:
         return jax.block_until_ready(program(*arguments))
 
+    def begun(arguments: tuple) -> Future[T]:
+        try:
+            return pool.submit(call, *arguments)
+        except RuntimeError:
+            # Python begins no thread when it is ending.
+            done: Future[T] = Future()
+            done.set_result(call(*arguments))
+            return done
+
+    results: list[T] = []
+    pending: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(n_threads)
     try:
         for arguments in calls:
             if len(pending) == 2 * n_threads:
                 results.append(pending.popleft().result())
-            pending.append(pool.submit(call, *arguments))
+            pending.append(begun(arguments))
         return results + [found.result() for found in pending]
     finally:
         pool.shutdown(cancel_futures=True)

@@ -22,13 +22,24 @@ def is_small(array: Array | np.ndarray) -> bool:
     return array.size <= SMALL
 
 
-def from_host(array: np.ndarray) -> Array:
+def from_host(array: np.ndarray, device: jax.Device | None = None) -> Array:
     """A NumPy array that nobody else holds, as JAX's, which may share its memory.
 
     `jnp.asarray` would copy it, by a program that is compiled for each shape.
+
+    Args:
+        array: any.
+        device: where to, if that was chosen.
     """
     with jax.ensure_compile_time_eval():
-        return jax.device_put(array)
+        return jax.device_put(array, device)
+
+
+def chosen_device(*arrays: Any) -> jax.Device | None:
+    """The one device that arrays of known values were committed to; None for none or several."""
+    committed = [array for array in arrays if getattr(array, "committed", False)]
+    devices = set().union(*(array.sharding.device_set for array in committed))
+    return devices.pop() if len(devices) == 1 else None
 
 
 def unit_weights(x: Array) -> Array:

@@ -197,3 +197,10 @@ def test_padding_changes_no_fit(key, monkeypatch):
     assert abs(int(filled.n_iter) - int(plain.n_iter)) <= 1
     assert_same_mixture(filled.mixture, plain.mixture)
     assert_close(filled.log_likelihood, plain.log_likelihood, rtol=by_dtype(1e-5, 1e-11))
+
+
+def test_padding_leaves_data_on_the_device_that_was_chosen(key):
+    x = jax.device_put(array(blobs()), jax.devices()[0])
+    assert x.committed and len(x) < padded_rows(len(x))
+    assert jg.fit(key, x, 2).mixture.means.committed
+    assert not jg.fit(key, blobs(), 2).mixture.means.committed

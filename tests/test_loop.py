@@ -293,7 +293,7 @@ def test_a_batch_of_results_names_the_first_that_failed():
     failed = em(start_from_labels(x, "full"), x, tol=0.0)
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), result, failed)
     assert batch[0].check().converged
-    with pytest.raises(jg.FitError, match="1 fits failed: fit 1"):
+    with pytest.raises(jg.FitError, match="1 of 2 fits failed: fit 1 stopped"):
         batch.check()
 
 

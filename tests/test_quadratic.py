@@ -31,7 +31,14 @@ from jaxgmm import quadratic, validation
 from jaxgmm.expectation import collect, collect_partition, expect_by_differences
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.kmeans import Nearest
-from jaxgmm.quadratic import LINEAR, expect_by_products, features_for, is_accurate, linear_form
+from jaxgmm.quadratic import (
+    LINEAR,
+    PRODUCTS,
+    expect_by_products,
+    features_for,
+    is_accurate,
+    linear_form,
+)
 from jaxgmm.steps import maximize
 from jaxgmm.structures import STRUCTURES
 
@@ -41,11 +48,11 @@ def rows_of(x, weights, isotropic):
     return Rows(frame_of(x, weights, isotropic), x, weights)
 
 
-@pytest.mark.parametrize("in_block", [quadratic.PRODUCTS_IN_BLOCK, 3], ids=["whole", "blocks"])
+@pytest.mark.parametrize("in_block", [quadratic.FEATURES_IN_BLOCK, 4], ids=["whole", "blocks"])
 @pytest.mark.parametrize("shared", [False, True], ids=["each", "together"])
 def test_statistics_are_those_of_differences(monkeypatch, covariance_type, shared, in_block):
     """Of each component, or where they share a covariance of all of them together."""
-    monkeypatch.setattr(quadratic, "PRODUCTS_IN_BLOCK", in_block)
+    monkeypatch.setattr(quadratic, "FEATURES_IN_BLOCK", in_block)
     weights = np.random.default_rng(0).uniform(0.5, 2, size=N)
     weights[::7] = 0
     structure = STRUCTURES[covariance_type]
@@ -83,6 +90,7 @@ def test_a_log_prior_is_added_and_dead_components_stay_dead():
     dead = jg.GaussianMixture(
         mixture.log_weights.at[1].set(-jnp.inf), mixture.means, mixture.covariance
     )
+    assert np.isfinite(linear_form(dead, PRODUCTS).coefficients).all()
     log_prior = np.random.default_rng(0).normal(size=(N, K))
     only_dead = np.where((np.arange(N) < 3)[:, None] & (np.arange(K) != 1), -np.inf, log_prior)
     for prior, impossible in ((log_prior, 0), (only_dead, 3)):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DOUBLE, blobs, start_from_labels
+from helpers import DOUBLE, array, blobs, start_from_labels
 
 import jaxgmm as jg
 from jaxgmm import storage
@@ -296,6 +296,13 @@ def test_failed_writing_leaves_everything_as_it_was(call, saved, monkeypatch):
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]
     assert_identical(jg.load(saved), mixture_of())
+
+
+def test_what_is_no_mixture_is_named(tmp_path):
+    result = jg.em(start_from_labels(blobs(), "full"), array(blobs()), max_iter=1)
+    with pytest.raises(TypeError, match=r"result\.mixture, got FitResult"):
+        jg.save(tmp_path / "result.npz", result)
+    jg.save(tmp_path / "mixture.npz", result.mixture)
 
 
 @pytest.mark.parametrize("field", ["log_weights", "means"])

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -61,3 +62,14 @@ def test_each_thread_waits_for_what_it_has_called(monkeypatch):
 
 def test_cores():
     assert n_cores() >= 1
+
+
+def test_no_thread_is_begun_where_python_is_ending(monkeypatch):
+    """In a handler of `atexit`, or a thread that outlives the main one."""
+
+    def submit(pool, *arguments):
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    names = in_threads(lambda: threading.current_thread().name, [()] * 3, 2)
+    assert names == [threading.current_thread().name] * 3
