@@ -200,7 +200,8 @@ def test_padding_changes_no_fit(key, monkeypatch):
 
 
 def test_padding_leaves_data_on_the_device_that_was_chosen(key):
-    x = jax.device_put(array(blobs()), jax.devices()[0])
-    assert x.committed and len(x) < padded_rows(len(x))
-    assert jg.fit(key, x, 2).mixture.means.committed
-    assert not jg.fit(key, blobs(), 2).mixture.means.committed
+    x = array(blobs())
+    chosen = jax.device_put(x, jax.devices()[0])
+    assert chosen.committed and not x.committed and len(x) < padded_rows(len(x))
+    assert jg.fit(key, chosen, 2).mixture.means.committed
+    assert not jg.fit(key, x, 2).mixture.means.committed
