@@ -46,6 +46,10 @@ LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
 NOISE = {32: 2.0**-15, 64: 2.0**-32}
 
 
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 class LinearForm(NamedTuple):
     """K functions that are linear in features.
 
@@ -100,8 +104,7 @@ def _pairs(n_features: int) -> tuple[np.ndarray, np.ndarray]:
 def _products(z: Array) -> tuple[Array, ...]:
     first, second = _pairs(z.shape[1])
     augmented = with_one(z.T)
-    on_cpu = jax.default_backend() == "cpu"
-    n_blocks = min(BLOCKS, -(-first.size // FEATURES_IN_BLOCK)) if on_cpu else 1
+    n_blocks = min(BLOCKS, -(-first.size // FEATURES_IN_BLOCK)) if _on_cpu() else 1
     blocks = zip(np.array_split(first, n_blocks), np.array_split(second, n_blocks), strict=True)
     return tuple((augmented[i] * augmented[j]).T for i, j in blocks)
 
@@ -282,7 +285,7 @@ def expect_by_products(
         logits = form.at(values)
         if log_prior is not None:
             logits += chunk_of(log_prior, numbers, weights).T + dead[:, None]
-        terms, total, top = shifted_exponentials(logits, axis=0)
+        terms, total, top = shifted_exponentials(logits, axis=0, by_product=_on_cpu())
         log_prob = (jnp.log(total) + top)[0]
         sums = features.sum(values, terms * (weights[None] / total))
         return weighted_sum(weights, log_prob), sums
