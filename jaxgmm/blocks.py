@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxgmm.padding import rounded_up, with_rows
+from jaxgmm.programs import Program
 from jaxgmm.threads import in_threads, n_cores
 from jaxgmm.validation import chosen_device, from_host
 
@@ -19,7 +20,7 @@ CALLS_PER_THREAD, MODELS_IN_BLOCK, BLOCK = 4, 256, 2**22
 
 
 def fit_blocks(
-    function: Any,
+    function: Program,
     arguments: tuple[Any, ...],
     leading: tuple[bool, ...],
     n_models: int,
@@ -29,7 +30,7 @@ def fit_blocks(
     """What a function of many models returns, for arguments whose values are known.
 
     Args:
-        function: jitted, of the arguments and of how many of the models are wanted. All leaves of
+        function: of the arguments and of how many of the models are wanted. All leaves of
             what it returns lead with the models.
         arguments: trees.
         leading: which of them lead with the models.
@@ -52,8 +53,8 @@ def fit_blocks(
     if in_block >= n_models:
         results = [function(*block(0), **static)]
     else:
-        program = function.lower(*block(0), **static).compile()
-        results = in_threads(program, map(block, range(0, n_models, in_block)), n_threads)
+        compiled = function.compiled(*block(0), **static)
+        results = in_threads(compiled, map(block, range(0, n_models, in_block)), n_threads)
     if in_block == n_models:
         return results[0]
 

@@ -1,6 +1,5 @@
 """What a sweep over components and covariance types fits, by few programs."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from jaxgmm.blocks import fit_blocks
 from jaxgmm.criteria import log_certainty
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.fitting import fit_all
+from jaxgmm.programs import program
 from jaxgmm.results import FitResult
 from jaxgmm.rounds import at, in_blocks, slots_for
 from jaxgmm.settings import Settings
@@ -131,7 +131,7 @@ def fit_group(
     return jax.tree.map(np.asarray, fits)
 
 
-@partial(jax.jit, static_argnames=("init", "n_init", "settings"))
+@program("init", "n_init", "settings")
 def _fit_each(
     keys: Array,
     x: Array,
