@@ -16,7 +16,7 @@ from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.padding import padded_rows, with_rows
-from jaxgmm.programs import program
+from jaxgmm.programs import Program
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.validation import (
@@ -147,7 +147,7 @@ def _fit_arrays(
     return fit_blocks(_fit_batch, arguments, leading, n_models, size, **static)
 
 
-@program("init", "n_init", "settings")
+@partial(Program, static_argnames=("init", "n_init", "settings"))
 def _fit_batch(
     key: Array,
     numbers: Array,

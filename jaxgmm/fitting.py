@@ -1,5 +1,6 @@
 """Fitting from data alone: start, restart, climb, and keep the best."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxgmm.loop import em
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.padding import with_padding, with_rows
 from jaxgmm.problem import Problem, problem_of
-from jaxgmm.programs import program
+from jaxgmm.programs import Program
 from jaxgmm.restarts import climb_all
 from jaxgmm.results import FitResult
 from jaxgmm.rounds import Problems, in_blocks, slots_for
@@ -130,7 +131,7 @@ def fit(
     return fit_active(key, x, weights, given, active, *numbers, init, n_init, settings)
 
 
-@program("init", "n_init", "settings")
+@partial(Program, static_argnames=("init", "n_init", "settings"))
 def fit_active(
     key: Array,
     x: Array,

@@ -17,7 +17,7 @@ from jaxgmm.implicit import as_maximum
 from jaxgmm.mixture import GaussianMixture, is_finite
 from jaxgmm.padding import with_padding
 from jaxgmm.problem import Problem, by_differences, problem_of, ready
-from jaxgmm.programs import program
+from jaxgmm.programs import Program
 from jaxgmm.results import FitResult, Status
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps import maximize, stored_as, tilt
@@ -108,7 +108,7 @@ def em(
     return _em(mixture, x, weights, check_tol(tol, x), check_reg_covar(reg_covar, x), settings)
 
 
-@program("settings")
+@partial(Program, static_argnames="settings")
 def _em(
     mixture: GaussianMixture,
     x: Array,

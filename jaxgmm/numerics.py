@@ -111,8 +111,8 @@ def shifted_exponentials(
     Args:
         logits: (..., K) or any other shape.
         axis: of the K entries; it stays, with length 1, in the sum and in top.
-        by_product: whether to sum logits (K, N) over their first axis by a product with ones, which
-            XLA's CPU backend is faster at where N is large.
+        by_product: whether to sum by a product with ones, which XLA's CPU backend is faster at if
+            N is large. For logits (K, N) and axis 0 only.
     """
     top = lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
     nowhere = jnp.isneginf(top)

@@ -1,11 +1,13 @@
 """Functions as whole programs, for which XLA can be asked for more than it does by default."""
 
+import os
 from collections.abc import Callable
-from functools import cache, cached_property, update_wrapper
+from functools import cache, update_wrapper
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from jaxgmm.validation import is_concrete
 
@@ -14,9 +16,10 @@ OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 
 
 @cache
-def known_options() -> dict[str, str | bool] | None:
-    """`OPTIONS` on a CPU, if the XLA that is here knows them; else None."""
-    if jax.default_backend() != "cpu":
+def known_options(backend: str) -> dict[str, str | bool] | None:
+    """`OPTIONS` on a CPU, if XLA knows them and the user has chosen no others; else None."""
+    chosen = any(name in os.environ.get("XLA_FLAGS", "") for name in OPTIONS)
+    if backend != "cpu" or chosen:
         return None
     try:
         jax.jit(lambda: 0).lower().compile(OPTIONS)
@@ -28,33 +31,29 @@ def known_options() -> dict[str, str | bool] | None:
 class Program:
     """A jitted function, compiled with `known_options` where it is a program of its own.
 
-    JAX refuses options for what is part of another program, or of a derivative.
+    JAX refuses options for what is part of another program, or of a derivative. All arguments but
+    the static ones are positional.
     """
 
-    def __init__(self, function: Callable[..., Any], *static_argnames: str) -> None:
+    def __init__(self, function: Callable[..., Any], static_argnames: str | tuple[str, ...]):
         update_wrapper(self, function)
-        self._function, self._static_argnames = function, static_argnames
-        self._part = jax.jit(function, static_argnames=static_argnames)
 
-    @cached_property
-    def _whole(self) -> Any:
-        return jax.jit(
-            self._function,
-            static_argnames=self._static_argnames,
-            compiler_options=known_options(),
-        )
+        @cache
+        def whole(backend: str) -> Any:
+            options = known_options(backend)
+            return jax.jit(function, static_argnames=static_argnames, compiler_options=options)
+
+        self.part = jax.jit(function, static_argnames=static_argnames)
+        self.whole = whole
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
-        # What is made here is known only where nothing is being traced.
-        if known_options() and is_concrete(*jax.tree.leaves(arguments), jnp.zeros(())):
-            return self._whole(*arguments, **static)
-        return self._part(*arguments, **static)
+        backend = jax.default_backend()
+        known = bool(known_options(backend)) and is_concrete(*jax.tree.leaves(arguments))
+        # What is made here is known only where no program is being traced.
+        if known and is_concrete(lax.iota(np.int32, 1)):
+            return self.whole(backend)(*arguments, **static)
+        return self.part(*arguments, **static)
 
     def compiled(self, *arguments: Any, **static: Any) -> Callable[..., Any]:
         """As a program of its own, which is called without the static arguments."""
-        return self._whole.lower(*arguments, **static).compile()
-
-
-def program(*static_argnames: str) -> Callable[[Callable[..., Any]], Program]:
-    """Decorates a function that is a `Program`."""
-    return lambda function: Program(function, *static_argnames)
+        return self.whole(jax.default_backend()).lower(*arguments, **static).compile()

@@ -1,5 +1,6 @@
 """What a sweep over components and covariance types fits, by few programs."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jaxgmm.blocks import fit_blocks
 from jaxgmm.criteria import log_certainty
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.fitting import fit_all
-from jaxgmm.programs import program
+from jaxgmm.programs import Program
 from jaxgmm.results import FitResult
 from jaxgmm.rounds import at, in_blocks, slots_for
 from jaxgmm.settings import Settings
@@ -131,7 +132,7 @@ def fit_group(
     return jax.tree.map(np.asarray, fits)
 
 
-@program("init", "n_init", "settings")
+@partial(Program, static_argnames=("init", "n_init", "settings"))
 def _fit_each(
     keys: Array,
     x: Array,

@@ -2,57 +2,87 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from helpers import D, K, array, assert_same_mixture, blobs, start_from_labels
+from helpers import DTYPE, D, K, array, assert_same_mixture, blobs, start_from_labels
 
 import jaxgmm as jg
-from jaxgmm import programs
-from jaxgmm.programs import Program
+from jaxgmm import batching, fitting, loop, programs, sweeps
+from jaxgmm.programs import Program, known_options
 
 
 def doubled(x, times):
     return 2 * x * times
 
 
+@pytest.fixture(autouse=True)
+def _asked_anew():
+    """Whatever options another test has made known, and this one will."""
+    known_options.cache_clear()
+    yield
+    known_options.cache_clear()
+
+
 @pytest.fixture
-def with_options(monkeypatch):
+def options(monkeypatch):
     """Lists the options that functions are jitted with."""
     seen = []
     jit = jax.jit
 
-    def recorded(function, **options):
-        seen.append(options.get("compiler_options"))
-        return jit(function, **options)
+    def recorded(function, **settings):
+        seen.append(settings.get("compiler_options"))
+        return jit(function, **settings)
 
+    known_options("cpu")
     monkeypatch.setattr(jax, "jit", recorded)
     return seen
 
 
-def test_options_are_those_that_are_known(monkeypatch):
-    programs.known_options.cache_clear()
-    on_cpu = jax.default_backend() == "cpu"
-    assert programs.known_options() == (programs.OPTIONS if on_cpu else None)
+def test_a_cpu_has_options():
+    assert known_options("cpu") == programs.OPTIONS
+    assert known_options("gpu") is None
+
+
+def test_unknown_options_are_none(monkeypatch):
     monkeypatch.setattr(programs, "OPTIONS", {"xla_cpu_that_nobody_knows": "1"})
-    programs.known_options.cache_clear()
-    assert programs.known_options() is None
-    programs.known_options.cache_clear()
+    assert known_options("cpu") is None
 
 
-def test_a_program_of_its_own_has_options(with_options):
-    program = Program(doubled, "times")
+def test_the_users_choice_stands(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
+    assert known_options("cpu") is None
+
+
+def test_a_program_of_its_own_has_options(options):
+    program = Program(doubled, static_argnames="times")
     assert program.__name__ == "doubled"
+    assert options == [None]
     assert float(program(jnp.asarray(2.0), times=3)) == 12
-    assert with_options[0] is None
-    assert with_options[-1] == programs.known_options()
+    assert options[1:] == [known_options(jax.default_backend())]
+
+
+def test_what_is_compiled_ahead_has_options(options):
+    program = Program(doubled, static_argnames="times")
     assert float(program.compiled(jnp.asarray(2.0), times=4)(jnp.asarray(1.0))) == 8
+    assert options[1:] == [known_options(jax.default_backend())]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [loop._em, fitting.fit_active, batching._fit_batch, sweeps._fit_each],
+    ids=lambda function: function.__name__,
+)
+def test_all_fits_are_programs(function):
+    assert isinstance(function, Program)
 
 
 TRANSFORMED = {
     "jit": lambda f, x: jax.jit(f)(x),
     "jit of a constant": lambda f, x: jax.jit(lambda y: f(x) + 0 * y)(x),
     "vmap": lambda f, x: jax.vmap(f)(x[None])[0],
-    "grad": lambda f, x: x + 0 * jax.grad(lambda y: f(y).sum())(x) + (f(x) - x),
-    "grad beside": lambda f, x: jax.grad(lambda y: (f(x) * y).sum())(x),
+    "vmap of a constant": lambda f, x: jax.vmap(lambda y: f(x) + 0 * y)(x)[0],
+    "grad": lambda f, x: x * jax.grad(lambda y: f(y).sum())(x),
+    "grad of a constant": lambda f, x: jax.grad(lambda y: (f(x) * y).sum())(x),
     "map": lambda f, x: jax.lax.map(lambda _: f(x), x[:1])[0],
     "cond": lambda f, x: jax.lax.cond(True, lambda: f(x), lambda: x),
 }
@@ -62,7 +92,7 @@ TRANSFORMED = {
 def test_a_part_of_another_program_has_none(way):
     """JAX would refuse to compile them."""
     x = jnp.arange(1.0, 4.0)
-    program = Program(lambda x: 2 * x)
+    program = Program(lambda x: 2 * x, static_argnames=())
     assert TRANSFORMED[way](program, x).tolist() == [2, 4, 6]
 
 
@@ -78,3 +108,14 @@ def test_fits_to_constants_are_parts_of_other_programs(key):
 
     for inside, alone in zip(jax.jit(fits)(zero)[:3], fits(zero)[:3], strict=True):
         assert_same_mixture(inside, alone)
+
+
+def test_nothing_is_moved_to_a_device():
+    """Where all arguments are there."""
+    x = array(blobs())
+    start = start_from_labels(x, "diag")
+    numbers = {"tol": jnp.asarray(1e-3, DTYPE), "reg_covar": jnp.asarray(np.asarray(1e-6, DTYPE))}
+    options = {"weights": jnp.ones(len(x), DTYPE), "max_iter": 3, "history": False, **numbers}
+    jg.em(start, x, **options)
+    with jax.transfer_guard("disallow"):
+        jg.em(start, x, **options)
