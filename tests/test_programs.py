@@ -116,6 +116,7 @@ def test_nothing_is_moved_to_a_device():
     start = start_from_labels(x, "diag")
     numbers = {"tol": jnp.asarray(1e-3, DTYPE), "reg_covar": jnp.asarray(np.asarray(1e-6, DTYPE))}
     options = {"weights": jnp.ones(len(x), DTYPE), "max_iter": 3, "history": False, **numbers}
-    jg.em(start, x, **options)
+    before = jg.em(start, x, **options)
     with jax.transfer_guard("disallow"):
-        jg.em(start, x, **options)
+        result = jg.em(start, x, **options)
+    assert_same_mixture(result.mixture, before.mixture)
