@@ -1,6 +1,10 @@
 """Sufficient statistics are small, and they add."""
 
+import operator
+from dataclasses import replace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
@@ -54,6 +58,82 @@ def test_addition_is_the_sum_over_a_list(statistics):
 def test_statistics_about_different_origins_do_not_add(statistics):
     with pytest.raises(ValueError, match="origin"):
         statistics + statistics.about(statistics.origin + 1)
+
+
+def test_sums_and_multiples_are_those_of_repeated_rows(statistics):
+    x, weights = blobs(), np.full(N, 3.0)
+    mixture = start_from_labels(x, "full")
+    single = jg.e_step(mixture, array(x))
+    thrice = jg.e_step(mixture, array(x), array(weights))
+    assert_same_statistics(sum([single, single, single]), thrice)
+    assert_same_statistics(3 * single, thrice)
+    assert_same_statistics(single * np.float64(3), thrice)
+    assert_same_statistics(jax.jit(operator.mul)(single, 3.0), thrice)
+    assert (0.5 * statistics).count.dtype == DTYPE
+    with pytest.raises(ValueError, match="scalar"):
+        np.ones(2) * single
+    with pytest.raises(TypeError):
+        single + 1
+
+
+def test_leaf_by_leaf_operations_leave_the_origin_alone(statistics):
+    """Whatever is linear in the leaves is linear in the rows: means are never moved by it."""
+
+    def averaged(kept, new):
+        return jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, kept, new)
+
+    def accumulated(kept, _):
+        return jax.tree.map(jnp.add, kept, statistics), None
+
+    nothing = jax.tree.map(jnp.zeros_like, statistics)
+    psum = jax.vmap(lambda own: jax.lax.psum(own, "i"), axis_name="i", out_axes=None)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[statistics] * 3)
+    for rate, found in (
+        (2, jax.tree.map(jnp.add, statistics, statistics)),
+        (0.3, jax.tree.map(lambda leaf: 0.3 * leaf, statistics)),
+        (1, averaged(statistics, statistics)),
+        (3, jax.lax.scan(accumulated, nothing, None, length=3)[0]),
+        (3, psum(stacked)),
+        (3, jax.tree.map(lambda leaf: leaf.sum(axis=0), stacked)),
+    ):
+        assert_same_statistics(found, rate * statistics)
+
+
+def test_values_that_are_traced_add_about_any_origins(statistics):
+    moved = statistics.about(statistics.origin + 1)
+    assert_same_statistics(jax.jit(operator.add)(statistics, moved), 2 * statistics)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), statistics, moved)
+    total = jax.vmap(lambda own: own.psum("i"), axis_name="i", out_axes=None)(stacked)
+    assert_same_statistics(total, (2 * statistics).about(statistics.origin + 0.5))
+    same = jax.vmap(lambda own: own.psum("i"), axis_name="i", in_axes=None, axis_size=4)(statistics)
+    assert_same_statistics(jax.tree.map(lambda leaf: leaf[0], same), 4 * statistics)
+
+
+def test_a_difference_without_an_origin_is_no_mixture(statistics):
+    difference = jax.tree.map(jnp.subtract, 2 * statistics, statistics)
+    assert np.isnan(difference.origin).all()
+
+
+def test_statistics_are_built_and_changed_field_by_field(statistics):
+    fields = [getattr(statistics, name) for name in FIELDS]
+    assert_same_statistics(jg.SufficientStatistics(*fields), statistics)
+    changed = replace(2 * statistics, count=statistics.count)
+    assert np.array_equal(changed.count, statistics.count)
+    assert np.array_equal(changed.origin, statistics.origin)
+    shapes = jax.eval_shape(lambda: statistics)
+    assert shapes.first.shape == statistics.first.shape and "shape" in repr(shapes)
+    names = [path[0].name for path, _ in jax.tree_util.tree_flatten_with_path(statistics)[0]]
+    assert names[:4] == list(FIELDS[:4])
+
+
+def test_statistics_of_a_batch_may_share_their_origin(statistics):
+    of_each = [jnp.stack([leaf, 2 * leaf]) for leaf in map(statistics.__getattribute__, FIELDS[:4])]
+    batch = jg.SufficientStatistics(*of_each, statistics.origin)
+    axes = jg.SufficientStatistics(0, 0, 0, 0, None)
+    sums = jax.vmap(operator.add, in_axes=(axes, None))(batch, statistics)
+    for b in range(2):
+        own = jax.tree.map(lambda leaf, b=b: leaf[b], sums)
+        assert_same_statistics(own, (b + 2) * statistics)
 
 
 def test_full_and_diagonal_second_moments_do_not_add():
