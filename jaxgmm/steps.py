@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -22,7 +23,7 @@ from jaxgmm.validation import (
     as_responsibilities,
     check_data,
     check_fit_arguments,
-    in_common_dtype,
+    is_concrete,
     unit_weights,
 )
 
@@ -34,6 +35,7 @@ def e_step(
     *,
     covariance_type: str | None = None,
     log_prior: ArrayLike | None = None,
+    regularization: ArrayLike | None = None,
 ) -> SufficientStatistics:
     """Sufficient statistics of the data under the responsibilities of a mixture.
 
@@ -46,6 +48,8 @@ def e_step(
         covariance_type: for which the statistics are gathered; by default what the mixture's
             storage says.
         log_prior: (N, K) added to the logits, for partial labels, gating or hidden Markov models.
+        regularization: () or (D,) variances that an `m_step` is to be given, too. The logits carry
+            the matching term, and the log-likelihood includes it: what the two in a row climb.
 
     Returns:
         Statistics about the means of the mixture.
@@ -62,7 +66,8 @@ def e_step(
             raise ValueError(
                 f"log_prior must be {(x.shape[0], mixture.n_components)}, got {log_prior.shape}"
             )
-    return _e_step(mixture, x, weights, log_prior, structure.full_second_moment)
+    variances = _variances(regularization, x)
+    return _e_step(mixture, x, weights, log_prior, variances, structure.full_second_moment)
 
 
 def accumulate(
@@ -117,7 +122,8 @@ def m_step(
             Without it they stay where their moments are about, with the average covariance within
             components.
         regularization: () or (D,) variances in the squared units of the data. Every row is a
-            small cloud with this covariance, which is added to those of the components.
+            small cloud with this covariance, which is added to those of the components. Where EM
+            is to climb, `e_step` needs it, too.
 
     Raises:
         ValueError: the statistics lack the second moments that the type needs.
@@ -128,12 +134,25 @@ def m_step(
             f"covariance_type={covariance_type!r} needs second moments (K, D, D), the statistics "
             f"have {statistics.second.shape}; gather them with that covariance_type"
         )
-    dtype = statistics.first.dtype
-    n_features = statistics.first.shape[1]
-    given = jnp.asarray(0 if regularization is None else regularization, dtype)
-    variances = jnp.broadcast_to(given, (n_features,))
-    previous = jax.tree.map(lambda leaf: leaf.astype(dtype), previous)
+    variances = _variances(0 if regularization is None else regularization, statistics.first)
+    previous = jax.tree.map(lambda leaf: leaf.astype(variances.dtype), previous)
     return maximize(statistics, covariance_type, previous, variances)
+
+
+def _variances(regularization: Any, x: Array) -> Any:
+    """(D,) for x (N, D), in its dtype; None stays None.
+
+    Raises:
+        ValueError: of another shape; where values are known, negative or not finite.
+    """
+    if regularization is None:
+        return None
+    given = jnp.asarray(regularization, x.dtype)
+    if given.shape not in ((), x.shape[1:]):
+        raise ValueError(f"regularization must be () or {x.shape[1:]}, got shape {given.shape}")
+    if is_concrete(given) and not np.all((np.asarray(given) >= 0) & np.isfinite(given)):
+        raise ValueError(f"regularization must be finite and at least 0, got {given}")
+    return jnp.broadcast_to(given, x.shape[1:])
 
 
 def em_step(
@@ -145,7 +164,7 @@ def em_step(
     log_prior: ArrayLike | None = None,
     regularization: ArrayLike | None = None,
 ) -> tuple[GaussianMixture, Array]:
-    """One step of EM: `m_step` of `e_step`.
+    """One step of EM: `m_step` of `e_step`, each with the same options.
 
     Args:
         mixture: K components.
@@ -153,8 +172,7 @@ def em_step(
         weights: (N,) sample weights.
         covariance_type: of the new mixture; by default what the storage says.
         log_prior: (N, K) added to the logits.
-        regularization: () or (D,) variances in the squared units of the data, see `m_step`. The
-            logits carry the matching term, so that the step climbs the regularized objective.
+        regularization: () or (D,) variances in the squared units of the data, see `m_step`.
 
     Returns:
         The new mixture, and the log-likelihood of the one that went in: with regularization the
@@ -164,12 +182,14 @@ def em_step(
         TypeError, ValueError: as for `e_step`.
     """
     covariance_type = covariance_type or mixture.covariance_type
-    mixture, x = in_common_dtype(mixture, as_float_array("x", x))
-    tilted = mixture
-    if regularization is not None:
-        given = jnp.asarray(regularization, mixture.means.dtype)
-        tilted = tilt(mixture, jnp.broadcast_to(given, mixture.means.shape[1:]))
-    statistics = e_step(tilted, x, weights, covariance_type=covariance_type, log_prior=log_prior)
+    statistics = e_step(
+        mixture,
+        x,
+        weights,
+        covariance_type=covariance_type,
+        log_prior=log_prior,
+        regularization=regularization,
+    )
     new = m_step(statistics, covariance_type, previous=mixture, regularization=regularization)
     return new, statistics.log_likelihood
 
@@ -280,8 +300,11 @@ def _e_step(
     x: Array,
     weights: Array,
     log_prior: Array | None,
+    regularization: Array | None,
     full_second_moment: bool,
 ) -> SufficientStatistics:
+    if regularization is not None:
+        mixture = tilt(mixture, regularization)
     if reach_of(as_they_are(x, weights), mixture.n_components, None) is None:
         return expect(as_they_are(x, weights), mixture, log_prior, full_second_moment)
     return _long_e_step(mixture, x, weights, log_prior, full_second_moment)

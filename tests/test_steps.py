@@ -243,6 +243,29 @@ def test_e_step_refuses(x, argument, value):
         jg.e_step(start_from_labels(x, "full"), array(x), **{argument: value})
 
 
+def test_an_em_step_is_an_e_step_and_an_m_step(x, mixture, covariance_type):
+    """With regularization, too: both ways have the same fixed points."""
+    log_prior = array(np.random.default_rng(0).normal(size=(N, K)))
+    r = array([0.03, 0.01])
+    given = {"covariance_type": covariance_type, "log_prior": log_prior, "regularization": r}
+    new, objective = jg.em_step(mixture, array(x), array(WEIGHTS), **given)
+    statistics = jg.e_step(mixture, array(x), array(WEIGHTS), **given)
+    assert_equal(new, jg.m_step(statistics, covariance_type, previous=mixture, regularization=r))
+    assert objective == statistics.log_likelihood
+    plain = jg.e_step(mixture, array(x), array(WEIGHTS), log_prior=log_prior)
+    assert objective < plain.log_likelihood
+
+
+@pytest.mark.parametrize("regularization", [-1.0, np.nan, [0.1, 0.1, 0.1], [[0.1, 0.1]]])
+def test_steps_refuse_a_regularization(x, regularization):
+    mixture = start_from_labels(x, "full")
+    statistics = jg.e_step(mixture, array(x))
+    with pytest.raises(ValueError, match="regularization must be"):
+        jg.e_step(mixture, array(x), regularization=array(regularization))
+    with pytest.raises(ValueError, match="regularization must be"):
+        jg.m_step(statistics, regularization=array(regularization))
+
+
 def test_steps_refuse_data_of_another_dimension(x):
     with pytest.raises(ValueError, match=r"x must be \(N, 2\)"):
         jg.em_step(start_from_labels(x, "full"), array(np.c_[x, x]))
