@@ -16,11 +16,12 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.chunks import chunk_size, map_over_chunks
+from jaxgmm.conversion import as_float_array, is_concrete
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
 from jaxgmm.densities import far_density, log_shares, standardized
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import einsum, factor_of_root, shifted_exponentials
-from jaxgmm.validation import as_float_array, check_mixture, in_common_dtype, is_concrete
+from jaxgmm.validation import check_mixture, in_common_dtype
 
 Indices = int | Sequence[int] | np.ndarray
 

@@ -57,7 +57,7 @@ def fit(
 
     Args:
         key: a JAX PRNG key; restart r uses `jax.random.fold_in(key, r)`.
-        x: (N, D).
+        x: (N, D), see `em`.
         n_components: K, at most N.
         covariance_type: "full", "tied", "diag", "spherical", "tied_diag" or "tied_spherical".
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.

@@ -66,7 +66,8 @@ def em(
 
     Args:
         mixture: the start, K components.
-        x: (N, D), read in chunks and never copied.
+        x: (N, D). An array of JAX is read in chunks and never copied, unless it is small; what is
+            not JAX's, a memory-mapped file for instance, is copied whole first, once.
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
         covariance_type: of the fit; by default what the start's storage says.
         max_iter: at most so many steps. Static.

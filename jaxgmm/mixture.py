@@ -11,18 +11,11 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxgmm import densities, sampling
+from jaxgmm.conversion import as_float_array, is_concrete
 from jaxgmm.covariance import Covariance, precision
 from jaxgmm.numerics import einsum
 from jaxgmm.structures import covariance_type_of, structure_named
-from jaxgmm.validation import (
-    as_float_array,
-    as_query,
-    check_count,
-    check_key,
-    check_mixture,
-    in_common_dtype,
-    is_concrete,
-)
+from jaxgmm.validation import as_query, check_count, check_key, check_mixture, in_common_dtype
 
 T = TypeVar("T")
 

@@ -13,18 +13,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.algebra import Indices, linear_parts
+from jaxgmm.conversion import as_float_array, is_concrete
 from jaxgmm.covariance import Full
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import cholesky, einsum
-from jaxgmm.validation import (
-    as_float_array,
-    check_data,
-    check_mixture,
-    check_number,
-    in_common_dtype,
-    is_concrete,
-    unit_weights,
-)
+from jaxgmm.validation import check_data, check_mixture, check_number, in_common_dtype, unit_weights
 
 
 @jax.tree_util.register_dataclass

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.conversion import as_float_array, is_concrete
 from jaxgmm.covariance import Spherical, precision_diagonal, unprepared
 from jaxgmm.expectation import collect, expect
 from jaxgmm.frame import Frame, Rows, frame_of
@@ -18,14 +19,7 @@ from jaxgmm.numerics import at_least, at_most, smallest_variance
 from jaxgmm.quadratic import reach_of
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Form, Structure, structure_named
-from jaxgmm.validation import (
-    as_float_array,
-    as_responsibilities,
-    check_data,
-    check_fit_arguments,
-    is_concrete,
-    unit_weights,
-)
+from jaxgmm.validation import as_responsibilities, check_data, check_fit_arguments, unit_weights
 
 
 def e_step(

@@ -7,11 +7,11 @@ from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 
+from jaxgmm.conversion import as_float_array
 from jaxgmm.covariance import diagonal_of_factors
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import align, difference, einsum, square_root
 from jaxgmm.validation import (
-    as_float_array,
     as_query,
     check_count,
     check_key,

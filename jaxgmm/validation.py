@@ -3,9 +3,7 @@
 Values are looked at only where they are known; under a transformation only shapes and dtypes are.
 """
 
-import functools
 import math
-import warnings
 from typing import Any
 
 import jax
@@ -14,25 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-SMALL = 2**17
-
-
-def is_small(array: Array | np.ndarray) -> bool:
-    """Whether an array may be copied and gone through on the host without a thought."""
-    return array.size <= SMALL
-
-
-def from_host(array: np.ndarray, device: jax.Device | None = None) -> Array:
-    """A NumPy array that nobody else holds, as JAX's, which may share its memory.
-
-    `jnp.asarray` would copy it, by a program that is compiled for each shape.
-
-    Args:
-        array: any.
-        device: where to, if that was chosen.
-    """
-    with jax.ensure_compile_time_eval():
-        return jax.device_put(array, device)
+from jaxgmm.conversion import as_float_array, from_host, is_concrete, is_small
 
 
 def chosen_device(*arrays: Any) -> jax.Device | None:
@@ -47,79 +27,6 @@ def unit_weights(x: Array) -> Array:
     if is_concrete(x) and is_small(x):
         return from_host(np.ones(x.shape[0], x.dtype))
     return jnp.ones(x.shape[0], x.dtype)
-
-
-def is_concrete(*arrays: Any) -> bool:
-    """Whether all values are known, that is, none is being traced."""
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
-
-
-@functools.cache
-def _warn_computed_in_float32(name: str) -> None:
-    warnings.warn(
-        f"{name} is float64 but JAX's 64-bit mode is off, so it is computed in float32; "
-        "call jax.config.update('jax_enable_x64', True) first for float64",
-        stacklevel=4,
-    )
-
-
-def as_float_array(name: str, value: ArrayLike) -> Array:
-    """`value` as a JAX array of a dtype that the library computes in.
-
-    float32 and float64 stay; integers and booleans become JAX's default float; float16 and
-    bfloat16 become float32.
-
-    Raises:
-        TypeError: sparse, complex, or not numeric.
-        ValueError: a masked array, or nothing that an array can be made of.
-    """
-    if hasattr(value, "toarray"):
-        raise TypeError(
-            f"{name} is sparse ({type(value).__name__}); a dense array is required: "
-            f"pass {name}.toarray()"
-        )
-    if isinstance(value, np.ma.MaskedArray):
-        raise ValueError(
-            f"{name} is a masked array, and masks are not read; drop the masked rows, or give "
-            "them weight 0 in an ordinary array"
-        )
-    if hasattr(value, "__dlpack__") and not isinstance(value, (jax.Array, np.ndarray)):
-        value = jnp.from_dlpack(value)
-    if not isinstance(value, jax.Array):
-        value = _as_numpy(name, value)
-    dtype = value.dtype
-    if jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_):
-        dtype = jnp.result_type(float)
-    elif not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must hold real numbers, got dtype {dtype}; convert it first")
-    elif jnp.finfo(dtype).bits < 32:
-        dtype = jnp.dtype("float32")
-    elif jnp.finfo(dtype).bits > 32 and jnp.result_type(float) != jnp.float64:
-        if isinstance(value, np.ndarray):
-            _warn_computed_in_float32(name.partition("[")[0])
-        dtype = jnp.dtype("float32")
-    value = value.astype(dtype) if value.dtype != dtype else value
-    if isinstance(value, np.ndarray) and is_small(value):
-        return from_host(value.copy())
-    return jnp.asarray(value)
-
-
-def _as_numpy(name: str, value: ArrayLike) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{name} can't be made into an array: {error}") from None
-    is_floating = jnp.issubdtype(array.dtype, jnp.floating)
-    if array.dtype.kind in "OUSMmV" and not is_floating:
-        raise TypeError(
-            f"{name} must hold numbers, got dtype {array.dtype}; convert text and missing values "
-            "first"
-        )
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if not isinstance(value, (np.ndarray, np.generic)) and array.dtype == np.float64:
-        # Python numbers have no dtype of their own: like JAX, take the default float quietly.
-        array = array.astype(jnp.result_type(float)) if not hasattr(value, "dtypes") else array
-    return array
 
 
 def as_query(mixture: Any, x: ArrayLike) -> tuple[Any, Array]:

@@ -26,7 +26,8 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm.validation import SMALL, as_float_array, check_data
+from jaxgmm.conversion import SMALL, as_float_array
+from jaxgmm.validation import check_data
 
 X = blobs()
 
@@ -243,7 +244,7 @@ def test_half_precision_is_computed_in_float32(dtype):
 
 def test_double_precision_data_are_computed_in_double_or_say_so():
     """A13: while 64-bit mode is off, one warning in a program; never silently."""
-    from jaxgmm.validation import _warn_computed_in_float32
+    from jaxgmm.conversion import _warn_computed_in_float32
 
     _warn_computed_in_float32.cache_clear()
     start = start_from_labels(X, "full")
