@@ -15,6 +15,7 @@ from jaxgmm.numerics import weighted_sum
 from jaxgmm.steps import as_they_are
 from jaxgmm.structures import structure_named
 from jaxgmm.validation import check_fit_arguments
+from jaxgmm.weighting import in_own_unit
 
 T = TypeVar("T", Array, float)
 
@@ -120,8 +121,8 @@ def criterion_values(
     """All criteria by name, from two passes over the data."""
     parameters = float(n_parameters(mixture, covariance_type))
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    total, certain = _totals(mixture, x, weights)
-    return criteria_of(total, certain, parameters, jnp.log(jnp.sum(weights)))
+    total, certain, log_n_rows = _totals(mixture, x, weights)
+    return criteria_of(total, certain, parameters, log_n_rows)
 
 
 def criteria_of(
@@ -142,14 +143,18 @@ def criteria_of(
 
 @jax.jit
 def _log_likelihood(mixture: GaussianMixture, x: Array, weights: Array) -> Array:
-    return total_log_prob(as_they_are(x, weights), mixture, mixture.log_weights)[0]
+    weights, unit = in_own_unit(weights)
+    return unit * total_log_prob(as_they_are(x, weights), mixture, mixture.log_weights)[0]
 
 
 @jax.jit
-def _totals(mixture: GaussianMixture, x: Array, weights: Array) -> tuple[Array, Array]:
+def _totals(mixture: GaussianMixture, x: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Log-likelihood, `log_certainty`, and the logarithm of the sum of the weights."""
+    weights, unit = in_own_unit(weights)
     rows = as_they_are(x, weights)
     log_likelihood = total_log_prob(rows, mixture, mixture.log_weights)[0]
-    return log_likelihood, log_certainty(mixture, rows)
+    log_n_rows = jnp.log(unit) + jnp.log(jnp.sum(weights))
+    return unit * log_likelihood, unit * log_certainty(mixture, rows), log_n_rows
 
 
 def log_certainty(mixture: GaussianMixture, rows: Rows) -> Array:

@@ -31,6 +31,7 @@ from jaxgmm.validation import (
     check_n_components,
     in_common_dtype,
 )
+from jaxgmm.weighting import in_own_unit, in_unit_of_weights
 
 
 def fit(
@@ -187,6 +188,7 @@ def fit_all(
         Results, with a leading axis M.
     """
     n_tasks = keys.shape[0] * n_init
+    weights, unit = in_own_unit(weights)
     problems = Problems(problem_of_each(x, weights, reg_covar, active, settings, form), n_init)
 
     def start(task: Array) -> GaussianMixture:
@@ -210,7 +212,8 @@ def fit_all(
         )
 
     starts = in_blocks(start, n_tasks, problems.n_slots(n_tasks, active.shape[1]))
-    return climb_all(problems, starts, active, jnp.asarray(tol, x.dtype), n_models, settings)
+    results = climb_all(problems, starts, active, jnp.asarray(tol, x.dtype), n_models, settings)
+    return in_unit_of_weights(results, unit)
 
 
 def problem_of_each(

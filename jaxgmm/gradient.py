@@ -26,6 +26,7 @@ from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import stored_as
 from jaxgmm.validation import check_count, check_fit_arguments, check_key
+from jaxgmm.weighting import in_own_unit, in_unit_of_weights
 
 # Iterations between two looks at what is left to gain, at least.
 PATIENCE = 10
@@ -160,6 +161,7 @@ def _fit_gradient(
     settings: Settings,
 ) -> FitResult:
     covariance_type = settings.covariance_type
+    weights, unit = in_own_unit(weights)
     problem = problem_of(x, weights, reg_covar, mixture.n_components, covariance_type)
     start = stored_as(covariance_type, problem.rows.frame.enter(mixture))
     fixed, begin = lax.stop_gradient((problem, start))
@@ -178,7 +180,7 @@ def _fit_gradient(
         pilot=None,
     )
     active = jnp.ones(mixture.n_components, bool)
-    return ended(problem, found, trace, active, settings)
+    return in_unit_of_weights(ended(problem, found, trace, active, settings), unit)
 
 
 def _descend(

@@ -22,6 +22,7 @@ from jaxgmm.results import FitResult, Status
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps import maximize, stored_as, tilt
 from jaxgmm.validation import check_fit_arguments
+from jaxgmm.weighting import in_own_unit, in_unit_of_weights
 
 # The gain per unit of weight that is left where steps of Newton's method take over.
 POLISH_FROM = 1e-3
@@ -118,10 +119,12 @@ def _em(
     reg_covar: ArrayLike,
     settings: Settings,
 ) -> FitResult:
+    weights, unit = in_own_unit(weights)
     problem = problem_of(x, weights, reg_covar, mixture.n_components, settings.covariance_type)
     start = stored_as(settings.covariance_type, problem.rows.frame.enter(mixture))
     active = jnp.ones(mixture.n_components, bool)
-    return climb(problem, start, active, jnp.asarray(tol, x.dtype), settings)
+    result = climb(problem, start, active, jnp.asarray(tol, x.dtype), settings)
+    return in_unit_of_weights(result, unit)
 
 
 def climb(

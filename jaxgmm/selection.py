@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,15 @@ from jaxgmm.settings import check_reg_covar, check_tol
 from jaxgmm.steps import stored_as
 from jaxgmm.structures import STRUCTURES
 from jaxgmm.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
-from jaxgmm.validation import check_choice, check_count, check_data, check_key, check_n_components
+from jaxgmm.validation import (
+    check_choice,
+    check_count,
+    check_data,
+    check_key,
+    check_n_components,
+    unit_weights,
+)
+from jaxgmm.weighting import in_own_unit, in_unit_of_weights
 
 # The criteria; the winner has the lowest value, times this sign.
 CRITERIA = {"bic": 1, "aic": 1, "icl": 1, "cv": -1}
@@ -148,13 +157,14 @@ def select(
     key = check_key(key)
     x, weights = check_data(x, weights)
     candidates = _checked_sweep(n_components, covariance_type, x.shape[0])
-    of_rows = np.ones(x.shape[0]) if weights is None else np.asarray(weights)
+    weights, unit = in_own_unit(unit_weights(x) if weights is None else weights)
+    of_rows = np.asarray(weights)
     n_folds = _checked_folds(criterion, n_folds, one_standard_error, of_rows)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
     kept = kept_in_folds(key, of_rows, n_folds)
     x, weights = with_padding(x, weights, key)
     kept = np.pad(kept, [(0, 0), (0, x.shape[0] - kept.shape[1])])
-    n_fits, total = len(kept), float(jnp.sum(weights))
+    n_fits, total = len(kept), float(np.sum(of_rows, dtype=float))
 
     fits: dict[int, Fits] = {}
     table = np.zeros(len(candidates), ROW_WITH_FOLDS if n_folds else ROW)
@@ -167,10 +177,10 @@ def select(
         for place, number in enumerate(group.numbers):
             own = slice(place * n_fits, (place + 1) * n_fits)
             fits[number] = jax.tree.map(lambda leaf, own=own: leaf[own], found)
-            table[number] = table_row(fits[number], candidates[number], total)
+            table[number] = table_row(fits[number], candidates[number], total, float(unit))
             if callback is not None:
                 callback(table[number])
-    return selection_of(table, fits, candidates, criterion, one_standard_error)
+    return selection_of(table, fits, candidates, criterion, one_standard_error, unit)
 
 
 def select_batch(
@@ -219,7 +229,9 @@ def select_batch(
         raise ValueError(f"x must be (B, N, D), got shape {x.shape}")
     n_models, n_rows, _ = x.shape
     candidates = _checked_sweep(n_components, covariance_type, n_rows)
+    weights, unit = in_own_unit(weights)
     of_models = np.broadcast_to(np.asarray(weights), (n_models, n_rows))
+    units = np.broadcast_to(np.asarray(unit), n_models)
     n_folds = _checked_folds(criterion, n_folds, one_standard_error, of_models)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n_models))
@@ -239,9 +251,10 @@ def select_batch(
 
     def selection(model: int) -> Selection:
         own = {number: jax.tree.map(lambda leaf: leaf[model], fit) for number, fit in fits.items()}
-        rows = [table_row(own[i], candidates[i], totals[model]) for i in range(len(candidates))]
+        numbers = (totals[model], float(units[model]))
+        rows = [table_row(own[i], candidate, *numbers) for i, candidate in enumerate(candidates)]
         table = np.array(rows, rows[0].dtype)
-        return selection_of(table, own, candidates, criterion, one_standard_error)
+        return selection_of(table, own, candidates, criterion, one_standard_error, units[model])
 
     return [selection(model) for model in range(n_models)]
 
@@ -260,22 +273,23 @@ def selection_of(
     candidates: list[Candidate],
     criterion: str,
     one_standard_error: bool,
+    unit: Any,
 ) -> Selection:
-    """The outcome of a sweep of which all rows are known."""
+    """The outcome of a sweep of which all rows are known; `unit` is that of the fits' weights."""
     winner = winning_row(table, criterion, one_standard_error)
-    best = result_of(fits[winner], candidates[winner])
+    best = in_unit_of_weights(result_of(fits[winner], candidates[winner]), unit)
     return Selection(best, table, criterion, at_edge(table, winner))
 
 
-def table_row(fits: Fits, candidate: Candidate, n_rows: float) -> np.ndarray:
-    """One row of the table; `n_rows` is the sum of their weights."""
+def table_row(fits: Fits, candidate: Candidate, n_rows: float, unit: float) -> np.ndarray:
+    """One row of the table; `n_rows` is the sum of the fits' weights, which are in a unit."""
     result: FitResult = at(fits.results, 0)
     n_features = result.mixture.means.shape[1]
     parameters = free_parameters(candidate.n_components, n_features, candidate.covariance_type)
-    log_likelihood = float(result.log_likelihood)
-    certainty = float(fits.log_certainty[0])
+    log_likelihood = unit * float(result.log_likelihood)
+    certainty = unit * float(fits.log_certainty[0])
     with np.errstate(divide="ignore", invalid="ignore"):
-        log_n_rows = float(np.log(n_rows))
+        log_n_rows = float(np.log(n_rows) + np.log(unit))
     values = criteria_of(log_likelihood, certainty, parameters, log_n_rows)
     held_out = fits.held_out[1:].astype(float)
     row = (

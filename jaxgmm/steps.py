@@ -20,6 +20,7 @@ from jaxgmm.quadratic import reach_of
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Form, Structure, structure_named
 from jaxgmm.validation import as_responsibilities, check_data, check_fit_arguments, unit_weights
+from jaxgmm.weighting import in_own_unit
 
 
 def e_step(
@@ -299,9 +300,10 @@ def _e_step(
 ) -> SufficientStatistics:
     if regularization is not None:
         mixture = tilt(mixture, regularization)
+    weights, unit = in_own_unit(weights)
     if reach_of(as_they_are(x, weights), mixture.n_components, None) is None:
-        return expect(as_they_are(x, weights), mixture, log_prior, full_second_moment)
-    return _long_e_step(mixture, x, weights, log_prior, full_second_moment)
+        return unit * expect(as_they_are(x, weights), mixture, log_prior, full_second_moment)
+    return unit * _long_e_step(mixture, x, weights, log_prior, full_second_moment)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -354,6 +356,7 @@ def _accumulate(
     origin: Array | None,
     full_second_moment: bool,
 ) -> SufficientStatistics:
+    weights, unit = in_own_unit(weights)
     rows = as_they_are(x, weights)
 
     def given(numbers: Array, _: Array) -> Array:
@@ -362,7 +365,7 @@ def _accumulate(
     if origin is None:
         zero = jnp.zeros((responsibilities.shape[1], x.shape[1]), x.dtype)
         origin = means_of(collect(rows, given, zero, full_second_moment=False))
-    return collect(rows, given, origin, full_second_moment)
+    return unit * collect(rows, given, origin, full_second_moment)
 
 
 def means_of(statistics: SufficientStatistics) -> Array:

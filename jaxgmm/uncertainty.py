@@ -21,6 +21,7 @@ from jaxgmm.numerics import at_least, einsum, logsumexp
 from jaxgmm.steps import as_they_are
 from jaxgmm.structures import structure_named
 from jaxgmm.validation import check_choice, check_fit_arguments, is_concrete
+from jaxgmm.weighting import in_own_unit
 
 # Products with the curvature that are computed together.
 DIRECTIONS = 8
@@ -70,6 +71,7 @@ def observed_information(
 
 @jax.jit
 def _observed_information(mixture: GaussianMixture, x: Array, weights: Array) -> Array:
+    weights, unit = in_own_unit(weights)
     rows = as_they_are(x, weights)
     point, unravel = ravel_pytree(unconstrain(mixture))
 
@@ -77,7 +79,7 @@ def _observed_information(mixture: GaussianMixture, x: Array, weights: Array) ->
         moved = constrain(unravel(point))
         return total_log_prob(rows, moved, moved.log_weights)[0]
 
-    return -hessian(log_likelihood, point)
+    return -unit * hessian(log_likelihood, point)
 
 
 def hessian(function: Callable[[Array], Array], point: Array) -> Array:
@@ -145,6 +147,7 @@ def _standard_errors(
     mixture: GaussianMixture, x: Array, weights: Array, kind: str
 ) -> StandardErrors:
     structure = structure_named(mixture.covariance_type)
+    weights, unit = in_own_unit(weights)
     frame = frame_of(x, weights, isinstance(mixture.covariance, Spherical))
     rows = Rows(frame, x, weights)
     center = frame.enter(mixture)
@@ -163,7 +166,7 @@ def _standard_errors(
         return StandardErrors(moved.weights, moved.means, variances)
 
     values, axes = jnp.linalg.eigh(-hessian(log_likelihood, origin))
-    determined = jnp.min(values) * UNCERTAIN**2 > 1
+    determined = jnp.min(values) * UNCERTAIN**2 > 1 / unit
     inverse = einsum("ij,kj->ik", axes / jnp.where(determined, values, 1)[None], axes)
     covariance = inverse
     if kind == "sandwich":
@@ -174,7 +177,7 @@ def _standard_errors(
     def error(slope: Array) -> Array:
         flat = slope.reshape(-1, origin.size)
         variance = einsum("qi,qi->q", einsum("qj,ji->qi", flat, covariance), flat)
-        root = jnp.sqrt(at_least(variance, 0))
+        root = jnp.sqrt(at_least(variance, 0)) / jnp.sqrt(unit)
         return jnp.where(determined, root, jnp.nan).reshape(slope.shape[:-1])
 
     return jax.tree.map(error, slopes)

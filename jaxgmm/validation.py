@@ -103,8 +103,12 @@ def _check_weight_values(weights: Array) -> None:
         raise ValueError(
             f"weights must be finite and not negative, got {weights[row]} at row {row}"
         )
-    if not bool((weights > 0).any()):
-        raise ValueError("weights are all zero: at least one row must have a positive weight")
+    tiny = float(jnp.finfo(weights.dtype).tiny)
+    if not bool((weights >= tiny).any()):
+        raise ValueError(
+            "weights are all zero: at least one row must have a positive weight, and not below "
+            f"{tiny:.2g}, which {weights.dtype} computes with as with zero"
+        )
 
 
 def _on_host_if_small(array: Array) -> Any:
