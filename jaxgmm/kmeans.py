@@ -53,14 +53,15 @@ class Nearest:
 
 def running_count(present: Array) -> Array:
     """How many of the rows up to each one, itself included, are present: (N,) bool -> (N,) int."""
-    place = jnp.arange(present.size)
 
     def add_before(level: Array, count: Array) -> Array:
+        # Made in each turn, as an array of their own places would be kept beside the weights.
+        place = jnp.arange(present.size)
         distance = 1 << level
         return count + jnp.where(place >= distance, jnp.roll(count, distance), 0)
 
     n_levels = (present.size - 1).bit_length()
-    return lax.fori_loop(0, n_levels, add_before, present.astype(place.dtype))
+    return lax.fori_loop(0, n_levels, add_before, present.astype(jnp.arange(0).dtype))
 
 
 def subsample(rows: Rows, size: int) -> Rows:

@@ -22,7 +22,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import densities, frame, validation
+from jaxgmm import conversion, densities, frame
 from jaxgmm.chunks import sum_over_chunks
 from jaxgmm.initialization import STARTS, start_from
 from jaxgmm.problem import problem_of
@@ -39,7 +39,7 @@ def in_chunks():
         patch.setattr(frame, "chunk_size", seven)
         patch.setattr(densities, "chunk_size", seven)
         # Rows of a number that no other test has, so that nothing is compiled yet.
-        patch.setattr(validation, "SMALL", 0)
+        patch.setattr(conversion, "SMALL", 0)
         return fit_and_densities(N + 5)
 
 

@@ -20,7 +20,7 @@ from helpers import (
 
 import jaxgmm as jg
 import jaxgmm.fitting
-from jaxgmm import quadratic, validation
+from jaxgmm import conversion, quadratic
 from jaxgmm.padding import padded_rows
 
 
@@ -192,7 +192,7 @@ def test_padding_changes_no_fit(key, monkeypatch):
     x = array(blobs()[:70])
     options = {"covariance_type": "diag", "max_iter": 21}
     filled = jg.fit(key, x, K, **options)
-    monkeypatch.setattr(validation, "SMALL", 0)
+    monkeypatch.setattr(conversion, "SMALL", 0)
     plain = jg.fit(key, x, K, **options)
     assert abs(int(filled.n_iter) - int(plain.n_iter)) <= 1
     assert_same_mixture(filled.mixture, plain.mixture)

@@ -27,7 +27,7 @@ from helpers import (
 from jax.extend.core import jaxprs_in_params
 
 import jaxgmm as jg
-from jaxgmm import quadratic, validation
+from jaxgmm import conversion, quadratic
 from jaxgmm.expectation import collect, collect_partition, expect_by_differences
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.kmeans import Nearest
@@ -187,7 +187,7 @@ def by_products():
     # Rows of a number that no other test has, so that nothing is compiled yet.
     x, weights = padded(blobs(), n_rows=N + 7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "SMALL", 0)
+        patch.setattr(conversion, "SMALL", 0)
         patch.setattr(quadratic, "SMALLEST_PASS", 0)
         patch.setattr(quadratic, "rows_of_features", lambda x, n_features, n_components: 7)
         fits = {name: jg.em(start, x, weights=weights, tol=TIGHT) for name, start in starts.items()}
