@@ -21,7 +21,7 @@ from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
 from jaxgmm.densities import far_density, log_shares, standardized
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import einsum, factor_of_root, shifted_exponentials
-from jaxgmm.validation import check_mixture, in_common_dtype
+from jaxgmm.validation import check_mixture, check_static, in_common_dtype
 
 Indices = int | Sequence[int] | np.ndarray
 
@@ -173,6 +173,8 @@ def _some_indices(indices: Indices, n_features: int) -> tuple[int, ...]:
 
 def _as_indices(indices: Indices, n_features: int) -> tuple[int, ...]:
     """As whole numbers from 0 to D - 1, each at most once."""
+    for number in jax.tree.leaves(indices):
+        check_static("indices", number)
     array = np.atleast_1d(np.asarray(indices))
     if array.ndim != 1:
         raise ValueError(f"indices must be a number or a list of numbers, got shape {array.shape}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxgmm.covariance import Diagonal, Full, Spherical, factors
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.validation import check_mixture
+from jaxgmm.validation import check_known, check_mixture
 
 # Types that scikit-learn has, too; the others are stored as tied ones there.
 SKLEARN_TYPES = ("full", "tied", "diag", "spherical")
@@ -61,6 +61,7 @@ def to_sklearn(mixture: GaussianMixture) -> Any:
     import sklearn.mixture
 
     check_mixture(mixture)
+    check_known("to_sklearn", mixture)
     covariance_type = mixture.covariance_type
     if covariance_type not in SKLEARN_TYPES:
         covariance_type = "tied"

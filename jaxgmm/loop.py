@@ -72,11 +72,12 @@ def em(
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
         covariance_type: of the fit; by default what the start's storage says.
         max_iter: at most so many steps. Static.
-        tol: gain of the objective still to come, extrapolated, in nats per unit of weight; 0 runs
-            all `max_iter` steps. May be traced.
+        tol: gain of the objective still to come, extrapolated, in nats per unit of weight. EM has
+            converged when five estimates in a row were below; 0 runs all `max_iter` steps. May be
+            traced; a negative number or NaN is then like 0.
         reg_covar: λ ≥ 0, without units: every row is a cloud with covariance λ·V, V the data's
             variance, feature by feature. The default is 1e-15 in float64 and 1e-9 in float32.
-            May be traced.
+            May be traced; a negative number or NaN then gives `Status.NON_FINITE`.
         accelerate: None for plain steps; "squarem" or "anderson" for extrapolated ones in between,
             of which none is kept that lowers the objective.
         polish: whether to end with Newton steps, which start where 1e-3 is left to gain. They count

@@ -1,5 +1,6 @@
 """The Gaussian mixture: a pytree of three fields, and what can be asked of it."""
 
+import operator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,13 +16,20 @@ from jaxgmm.conversion import as_float_array, is_concrete
 from jaxgmm.covariance import Covariance, precision
 from jaxgmm.numerics import einsum
 from jaxgmm.structures import covariance_type_of, structure_named
-from jaxgmm.validation import as_query, check_count, check_key, check_mixture, in_common_dtype
+from jaxgmm.validation import (
+    as_query,
+    check_count,
+    check_flag,
+    check_key,
+    check_mixture,
+    in_common_dtype,
+)
 
 T = TypeVar("T")
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GaussianMixture:
     """Σ_k w_k N(x | μ_k, Σ_k), as a pytree.
 
@@ -94,6 +102,10 @@ class GaussianMixture:
                 _check_values(weights, means, covariances, structure.full_second_moment)
         return cls(jnp.log(weights), means, structure.store(covariances))
 
+    def __repr__(self) -> str:
+        """Kind and sizes: the arrays would fill pages."""
+        return f"GaussianMixture({_in_words(self)})"
+
     def __getitem__(self, index: int) -> "GaussianMixture":
         """One mixture of a batch."""
         return pick(self, self.log_weights.shape[:-1], index)
@@ -122,11 +134,13 @@ class GaussianMixture:
     @property
     def covariances(self) -> Array:
         """(K, D, D) covariance matrices, repeated where they are shared."""
+        check_mixture(self)
         return self._of_every_component(self.covariance.dense(self.n_features))
 
     @property
     def precisions(self) -> Array:
         """(K, D, D) inverse covariance matrices, repeated where they are shared."""
+        check_mixture(self)
         return self._of_every_component(precision(self.covariance, self.n_features))
 
     def component_log_prob(self, x: ArrayLike) -> Array:
@@ -151,12 +165,20 @@ class GaussianMixture:
         )
 
     def responsibilities(self, x: ArrayLike) -> Array:
-        """p(component k | x): (..., D) -> (..., K); rows sum to 1."""
+        """p(component k | x): (..., D) -> (..., K); rows sum to 1.
+
+        Those of a point with NaN or infinity are NaN.
+        """
         return jnp.exp(self.log_responsibilities(x))
 
     def predict(self, x: ArrayLike) -> Array:
-        """The most probable component, the lowest of equals: (..., D) -> (...) int."""
-        return jnp.argmax(self.log_responsibilities(x), axis=-1)
+        """The most probable component, the lowest of equals: (..., D) -> (...) int.
+
+        It is -1 for a point with NaN or infinity, of which nothing is probable.
+        """
+        log_responsibilities = self.log_responsibilities(x)
+        label = jnp.argmax(log_responsibilities, axis=-1)
+        return jnp.where(jnp.any(jnp.isnan(log_responsibilities), axis=-1), -1, label)
 
     def sample(
         self,
@@ -184,8 +206,11 @@ class GaussianMixture:
 
         Raises:
             TypeError: no key.
-            ValueError: several keys, or a bad count.
+            ValueError: several keys, a bad count, or a batch.
         """
+        check_mixture(self)
+        return_labels = check_flag("return_labels", return_labels)
+        differentiable_weights = check_flag("differentiable_weights", differentiable_weights)
         parameters = (self.log_weights, self.means, self.covariance)
         given = jax.lax.stop_gradient(parameters) if differentiable_weights else parameters
         x, labels = sampling.draw(given, check_key(key), check_count("n", n, 0))
@@ -195,6 +220,7 @@ class GaussianMixture:
 
     def mean(self) -> Array:
         """(D,) mean of the whole mixture."""
+        check_mixture(self)
         return einsum("k,kd->d", self.weights, self.means)
 
     def covariance_matrix(self) -> Array:
@@ -213,16 +239,33 @@ def is_finite(mixture: GaussianMixture) -> Array:
     return jnp.all(jnp.isfinite(numbers))
 
 
+def _in_words(mixture: GaussianMixture) -> str:
+    """Kind and sizes of a mixture, or of a batch of them; in a tree of other things, these."""
+    leaves = jax.tree.leaves(mixture)
+    if not all(hasattr(leaf, "dtype") for leaf in leaves) or mixture.means.ndim < 2:
+        fields = ("log_weights", "means", "covariance")
+        return ", ".join(f"{name}={getattr(mixture, name)!r}" for name in fields)
+    batch_shape = mixture.means.shape[:-2]
+
+    def of_one(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape[len(batch_shape) :], leaf.dtype)
+
+    kind = covariance_type_of(jax.tree.map(of_one, mixture.covariance), mixture.n_components)
+    batch = f"batch of {'×'.join(map(str, batch_shape))}, " if batch_shape else ""
+    sizes = f"{mixture.n_components} components, {mixture.n_features} features"
+    return f"{batch}{kind}, {sizes}, {mixture.means.dtype}"
+
+
 def pick(batch: T, batch_shape: tuple[int, ...], index: int) -> T:
     """Element `index` of the first batch axis of a pytree.
 
     Raises:
-        TypeError: it is no batch.
-        IndexError: no such element.
+        TypeError: it is no batch, or the index no integer.
+        IndexError: where the index is known, no such element.
     """
     if not batch_shape:
         raise TypeError(f"this {type(batch).__name__} is a single one, not a batch: it has no [b]")
-    if not -batch_shape[0] <= index < batch_shape[0]:
+    if is_concrete(index) and not -batch_shape[0] <= operator.index(index) < batch_shape[0]:
         raise IndexError(f"index {index} is out of range for a batch of {batch_shape[0]}")
     return jax.tree.map(lambda leaf: leaf[index], batch)
 

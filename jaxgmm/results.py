@@ -8,7 +8,11 @@ import jax
 import numpy as np
 from jax import Array
 
+from jaxgmm.convergence import CONFIRMATIONS
+from jaxgmm.conversion import is_concrete
+from jaxgmm.covariance import Diagonal, Full
 from jaxgmm.mixture import GaussianMixture, pick
+from jaxgmm.validation import check_known
 
 
 class Status(IntEnum):
@@ -20,11 +24,13 @@ class Status(IntEnum):
     DEGENERATE = 3
 
 
+FEWER = (
+    "use fewer components, a simpler covariance_type, another start (n_init, key), or raise "
+    "reg_covar"
+)
 ADVICE = {
     Status.MAX_ITER: (
-        "stopped after {iterations} with an estimated {gain:.2g} of log-likelihood per "
-        "sample still to gain; raise max_iter (result.mixture can be the start), or accept a "
-        "larger tol"
+        "stopped after {iterations}, {gain}; raise max_iter (result.mixture can be the start)"
     ),
     Status.NON_FINITE: (
         "met NaN or infinity after {iterations}, and its mixture, the last that was finite, means "
@@ -32,11 +38,12 @@ ADVICE = {
     ),
     Status.DEGENERATE: (
         "ended with degenerate components {components}: empty, held up by the regularization "
-        "alone, or twins of one another; use fewer components, a simpler covariance_type, another "
-        "start (n_init, key), or raise reg_covar; constant or duplicated features degenerate "
-        "every component"
+        "alone, or twins of one another; {advice}"
     ),
 }
+# In every component: differences in standard deviations of what is the same, and in correlations
+# of what is a multiple.
+SAME, MULTIPLE = 1e-3, 1e-4
 
 
 class FitError(RuntimeError):
@@ -44,7 +51,7 @@ class FitError(RuntimeError):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FitResult:
     """A fitted mixture and the truth about the fit. All leaves are arrays; a batch leads with B.
 
@@ -57,7 +64,9 @@ class FitResult:
         status: () int, a `Status`.
         degenerate: (K,) bool, true for components that are empty, that owe more than half of
             their covariance in some direction to regularization or rounding, or that are twins.
-        remaining_gain: () extrapolated gain of the objective still to come, per unit of weight.
+        remaining_gain: () extrapolated gain of the objective still to come, per unit of weight;
+            infinite where that can't be told. A fit has converged when it was below `tol` five
+            times in a row, so that it can be below with the status MAX_ITER.
         history: (max_iter,) objective after each step, padded with the last value; None where it
             was not asked for.
     """
@@ -76,33 +85,88 @@ class FitResult:
         """() bool: the status is `Status.CONVERGED`."""
         return self.status == Status.CONVERGED
 
+    def __repr__(self) -> str:
+        """How the fit ended, or how many of a batch did so, and what was fitted."""
+        status = self.status
+        if not isinstance(status, (jax.Array, np.ndarray, np.generic)):
+            how = f"status={status!r}"
+        elif not is_concrete(status, self.n_iter, self.log_likelihood):
+            how = "traced"
+        elif status.ndim:
+            how = f"{status.size} fits: {_counted(np.ravel(status))}"
+        else:
+            log_likelihood = f"log-likelihood {float(self.log_likelihood):.7g}"
+            how = f"{Status(int(status)).name} after {self.n_iter} iterations, {log_likelihood}"
+        return f"FitResult({how},\n  mixture={self.mixture!r})"
+
     def __getitem__(self, index: int) -> Self:
         """One fit of a batch."""
         return pick(self, self.status.shape, index)
 
     def check(self) -> Self:
-        """This result, if it converged.
+        """This result, if it converged. To be called outside of transformations.
 
         Raises:
-            FitError: it did not; the message says what happened and what to try next.
+            FitError: it did not; the message says what happened and what to try next, in a batch
+                for the first fit of each kind of failure.
+            TypeError: the result is being traced.
         """
-        statuses = np.atleast_1d(np.asarray(self.status))
-        failed = np.flatnonzero(statuses.ravel() != Status.CONVERGED)
-        if failed.size == 0:
+        check_known("check", self)
+        statuses = np.atleast_1d(np.asarray(self.status)).ravel()
+        kinds = [status for status in np.unique(statuses) if status != Status.CONVERGED]
+        if not kinds:
             return self
-        first = failed[0]
-        status = Status(int(statuses.ravel()[first]))
-        n_components = self.degenerate.shape[-1]
-        n_iter = int(np.ravel(self.n_iter)[first])
-        components = np.flatnonzero(np.reshape(self.degenerate, (-1, n_components))[first])
-        message = ADVICE[status].format(
-            iterations="1 iteration" if n_iter == 1 else f"{n_iter} iterations",
-            gain=np.ravel(self.remaining_gain)[first],
-            components=components.tolist(),
+        if self.status.ndim == 0:
+            raise FitError(f"{Status(kinds[0]).name}: the fit {self._failure(0)}")
+        failed = statuses[statuses != Status.CONVERGED]
+        firsts = [int(np.flatnonzero(statuses == kind)[0]) for kind in kinds]
+        parts = [f"fit {first} {self._failure(first)}" for first in firsts]
+        count = f"{failed.size} of {statuses.size} fits failed"
+        raise FitError(f"{_counted(failed)}: {count}: {'; '.join(parts)}")
+
+    def _failure(self, number: int) -> str:
+        """What happened to one of the fits, in the order of all axes, and what to try next."""
+        n_axes = self.status.ndim
+        one = jax.tree.map(lambda leaf: np.reshape(leaf, (-1, *leaf.shape[n_axes:]))[number], self)
+        gain = "too early to estimate what is still to gain"
+        if np.isfinite(one.remaining_gain):
+            gain = (
+                f"with an estimated {one.remaining_gain:.2g} of log-likelihood per sample still to "
+                f"gain, and {CONFIRMATIONS} such estimates in a row have to be below tol; if this "
+                "one isn't, a larger tol would do"
+            )
+        every = bool(np.all(one.degenerate))
+        return ADVICE[Status(int(one.status))].format(
+            iterations="1 iteration" if one.n_iter == 1 else f"{one.n_iter} iterations",
+            gain=gain,
+            components=np.flatnonzero(one.degenerate).tolist(),
+            advice=_about_features(one.mixture) if every else FEWER,
         )
-        who = (
-            "the fit"
-            if self.status.ndim == 0
-            else f"{failed.size} of {statuses.size} fits failed: fit {first}"
-        )
-        raise FitError(f"{status.name}: {who} {message}")
+
+
+def _counted(statuses: np.ndarray) -> str:
+    """Statuses (M,) by name, with their numbers."""
+    kinds, counts = np.unique(statuses, return_counts=True)
+    names = (Status(int(kind)).name for kind in kinds)
+    return ", ".join(f"{count} {name}" for name, count in zip(names, counts, strict=True))
+
+
+def _about_features(mixture: GaussianMixture) -> str:
+    """Advice where every component is degenerate, as it is if a feature tells nothing new."""
+    found = []
+    if mixture.n_components > 1 and isinstance(mixture.covariance, (Full, Diagonal)):
+        scale = jax.tree.leaves(mixture.covariance)[0].astype(float)
+        deviations = np.sqrt(np.sum(scale**2, axis=-1)) if scale.ndim == 3 else scale
+        apart = np.ptp(mixture.means, axis=0) <= SAME * deviations.min(axis=0)
+        constant = apart & (np.ptp(deviations, axis=0) <= SAME * deviations.min(axis=0))
+        found += [f"feature {d} is the same in all of them" for d in np.flatnonzero(constant)]
+        if scale.ndim == 3:
+            rows = scale / deviations[:, :, None]
+            correlations = np.abs(rows @ np.swapaxes(rows, 1, 2)).min(axis=0)
+            pairs = np.argwhere(np.triu(correlations > 1 - MULTIPLE, 1))
+            found += [f"features {i} and {j} are multiples of one another" for i, j in pairs]
+    hint = f": {', '.join(found)}" if found else ""
+    return (
+        "where that is every component, a feature may be constant, or a linear combination of "
+        f"others, and should be left out{hint}; or {FEWER}"
+    )

@@ -25,7 +25,9 @@ from jaxgmm.validation import (
     check_choice,
     check_count,
     check_data,
+    check_flag,
     check_key,
+    check_known,
     check_n_components,
     unit_weights,
 )
@@ -144,7 +146,8 @@ def select(
         A `Selection`.
 
     Raises:
-        TypeError, ValueError: as for `fit`, before anything is compiled.
+        TypeError, ValueError: as for `fit`, before anything is compiled; inside of a
+            transformation, as a sweep looks at the results of its fits.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -154,6 +157,7 @@ def select(
         >>> jg.select(key, x, [1, 2, 3], ["spherical"], n_init=2).best.mixture.n_components
         2
     """
+    check_known("select", (key, x, weights, tol, reg_covar, _anything()), "; fit can be traced")
     key = check_key(key)
     x, weights = check_data(x, weights)
     candidates = _checked_sweep(n_components, covariance_type, x.shape[0])
@@ -221,8 +225,11 @@ def select_batch(
         B selections.
 
     Raises:
-        TypeError, ValueError: as for `fit_batch`, before anything is compiled.
+        TypeError, ValueError: as for `fit_batch`, before anything is compiled; inside of a
+            transformation, see `select`.
     """
+    traced = (key, x, weights, tol, reg_covar, _anything())
+    check_known("select_batch", traced, "; fit_batch can be traced")
     key = check_key(key)
     x, weights = check_batch(x, weights)
     if x.ndim != 3:
@@ -257,6 +264,11 @@ def select_batch(
         return selection_of(table, own, candidates, criterion, one_standard_error, units[model])
 
     return [selection(model) for model in range(n_models)]
+
+
+def _anything() -> Array:
+    """A number that is traced where everything is, that of known values included."""
+    return jnp.zeros(()) + 0
 
 
 def _kept_of_each(keys: Array, weights: np.ndarray, n_folds: int) -> list[np.ndarray | None]:
@@ -348,6 +360,7 @@ def _checked_folds(
     criterion: str, n_folds: int, one_standard_error: bool, weights: np.ndarray
 ) -> int:
     """The number of folds of rows with weights (..., N), 0 where nothing is to be held out."""
+    check_flag("one_standard_error", one_standard_error)
     if check_choice("criterion", criterion, CRITERIA) == "cv":
         n_folds = check_count("n_folds", n_folds, 2)
         n_rows = int(np.sum(weights > 0, axis=-1).min())

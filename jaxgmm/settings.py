@@ -7,8 +7,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.acceleration import METHODS
+from jaxgmm.conversion import is_concrete
 from jaxgmm.structures import structure_named
-from jaxgmm.validation import check_choice, check_count, check_number
+from jaxgmm.validation import check_choice, check_count, check_flag, check_number
 
 ADJOINTS = ("implicit", "one_step", "unroll")
 
@@ -34,6 +35,7 @@ def check_settings(
 ) -> Settings:
     """The static choices, known to be good."""
     structure_named(covariance_type)
+    polish = check_flag("polish", polish)
     if accelerate is not None:
         check_choice("accelerate", accelerate, METHODS)
     if adjoint == "unroll" and (accelerate is not None or polish):
@@ -42,20 +44,24 @@ def check_settings(
         covariance_type=covariance_type,
         max_iter=check_count("max_iter", max_iter, 0),
         adjoint=check_choice("adjoint", adjoint, ADJOINTS),
-        history=bool(history),
+        history=check_flag("history", history),
         accelerate=accelerate,
-        polish=bool(polish),
+        polish=polish,
     )
 
 
 def check_tol(tol: ArrayLike, x: Array) -> Array:
-    """A tolerance, known to be good."""
+    """A tolerance, known to be good; one that is traced and isn't is like 0: nothing is below."""
     return jnp.asarray(check_number("tol", tol), x.dtype)
 
 
 def check_reg_covar(reg_covar: ArrayLike | None, x: Array) -> Array:
     """λ, or its default: a thousandth of the variance of a cluster that is a thousand (float32) or
-    a million (float64) times narrower than the data."""
+    a million (float64) times narrower than the data.
+
+    One that is traced, and turns out to be negative, is NaN, and so is the fit.
+    """
     default = 1e-15 if x.dtype == jnp.float64 else 1e-9
     given = check_number("reg_covar", default if reg_covar is None else reg_covar)
-    return jnp.asarray(given, x.dtype)
+    given = jnp.asarray(given, x.dtype)
+    return given if is_concrete(given) else jnp.where(given >= 0, given, jnp.nan)

@@ -159,15 +159,17 @@ class SufficientStatistics:
             origin: (K, D).
         """
         shift = origin - self.origin
-        moved = self.count[:, None] * shift
-        if self.second.ndim == 3:
-            cross = einsum("ki,kj->kij", self.first, shift)
-            square = einsum("ki,kj->kij", moved, shift)
-            change = square - cross - jnp.swapaxes(cross, 1, 2)
+        moved = self.count[..., None] * shift
+        of_components = -2
+        if self.second.ndim > self.first.ndim:
+            of_components = -3
+            cross = einsum("...ki,...kj->...kij", self.first, shift)
+            square = einsum("...ki,...kj->...kij", moved, shift)
+            change = square - cross - jnp.swapaxes(cross, -1, -2)
         else:
             change = moved * shift - 2 * self.first * shift
-        if self.second.shape[0] != change.shape[0]:
-            change = jnp.sum(change, axis=0, keepdims=True)
+        if self.second.shape[of_components] != change.shape[of_components]:
+            change = jnp.sum(change, axis=of_components, keepdims=True)
         return SufficientStatistics(
             log_likelihood=self.log_likelihood,
             count=self.count,

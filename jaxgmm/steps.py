@@ -19,7 +19,13 @@ from jaxgmm.numerics import at_least, at_most, smallest_variance
 from jaxgmm.quadratic import reach_of
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Form, Structure, structure_named
-from jaxgmm.validation import as_responsibilities, check_data, check_fit_arguments, unit_weights
+from jaxgmm.validation import (
+    as_responsibilities,
+    check_data,
+    check_fit_arguments,
+    check_mixture,
+    unit_weights,
+)
 from jaxgmm.weighting import in_own_unit
 
 
@@ -121,9 +127,16 @@ def m_step(
             is to climb, `e_step` needs it, too.
 
     Raises:
-        ValueError: the statistics lack the second moments that the type needs.
+        ValueError: the statistics lack the second moments that the type needs, or are a batch.
     """
     structure = structure_named(covariance_type)
+    if statistics.count.ndim != 1:
+        raise ValueError(
+            "statistics of one mixture are expected, with count (K,), got "
+            f"{statistics.count.shape}; for a batch use jax.vmap"
+        )
+    if previous is not None:
+        check_mixture(previous)
     if (statistics.second.ndim == 3) < structure.full_second_moment:
         raise ValueError(
             f"covariance_type={covariance_type!r} needs second moments (K, D, D), the statistics "

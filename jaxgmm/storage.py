@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
+from jaxgmm.validation import check_known
 
 FORMAT = "jaxgmm mixture 1"
 CLASSES: dict[str, type[Covariance]] = {
@@ -38,7 +39,7 @@ def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
         mixture: finite, with any batch axes in front.
 
     Raises:
-        TypeError: not a mixture.
+        TypeError: not a mixture, or one that is being traced.
         ValueError: the parameters are not those of a mixture.
         OSError: the place can't be written.
     """
@@ -47,6 +48,7 @@ def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
             "mixture must be a GaussianMixture, such as result.mixture, got "
             f"{type(mixture).__name__}"
         )
+    check_known("save", mixture)
     arrays = as_arrays(mixture)
     check_parameters(arrays)
     buffer = io.BytesIO()

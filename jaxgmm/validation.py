@@ -187,12 +187,48 @@ def as_responsibilities(
     return array
 
 
+def check_known(name: str, values: Any, instead: str = "") -> None:
+    """TypeError unless the values of a tree are known, which a function looks at.
+
+    Args:
+        name: of the function.
+        values: any tree.
+        instead: what can be traced, after a semicolon.
+    """
+    if not is_concrete(*jax.tree.leaves(values)):
+        raise TypeError(
+            f"{name} looks at values, which are unknown inside of jax.jit, jax.vmap and jax.grad: "
+            f"call it outside, on their results{instead}"
+        )
+
+
+def check_static(name: str, value: Any) -> None:
+    """TypeError if a value is traced that a program is compiled for."""
+    if not is_concrete(value):
+        raise TypeError(
+            f"{name} is traced, and must be known when a program is compiled: make it static, by "
+            "static_argnames of jax.jit, or functools.partial"
+        )
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """`value` as a bool.
+
+    Raises:
+        TypeError: traced.
+    """
+    check_static(name, value)
+    return bool(value)
+
+
 def check_count(name: str, value: Any, smallest: int) -> int:
     """`value` as an int.
 
     Raises:
+        TypeError: traced.
         ValueError: not an integer, or below `smallest`.
     """
+    check_static(name, value)
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < smallest:
         raise ValueError(f"{name} must be an integer of at least {smallest}, got {value!r}")
     return int(value)

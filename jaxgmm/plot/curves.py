@@ -24,7 +24,7 @@ from jaxgmm.plot.drawing import (
 )
 from jaxgmm.results import FitResult
 from jaxgmm.selection import Selection, is_healthy
-from jaxgmm.validation import check_count, check_mixture, check_number
+from jaxgmm.validation import check_count, check_known, check_mixture, check_number
 
 
 def criterion(selection: Selection, ax: Axes | None = None) -> Axes:
@@ -77,6 +77,7 @@ def history(result: FitResult, ax: Axes | None = None) -> Line2D:
     Raises:
         ValueError: nothing was recorded, or a batch.
     """
+    check_known("history", result)
     if np.ndim(result.n_iter) != 0:
         raise ValueError(
             f"result must be of one fit, got a batch of shape {np.shape(result.n_iter)}; pick one "
@@ -121,6 +122,7 @@ def regression(
             n_deviations, or a batch.
     """
     check_mixture(mixture)
+    check_known("regression", mixture)
     check_number("n_deviations", n_deviations)
     features = [
         _feature("index_given", index_given, mixture.n_features),

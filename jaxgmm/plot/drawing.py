@@ -11,7 +11,7 @@ from matplotlib.patches import Ellipse
 
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.plot.components import Components, components_of
-from jaxgmm.validation import check_mixture
+from jaxgmm.validation import check_known, check_mixture
 
 CONTOUR_MASSES = (0.25, 0.5, 0.75, 0.95)
 MAX_POINTS = 10_000
@@ -35,6 +35,7 @@ def axes_or_current(ax: Axes | None) -> Axes:
 def components_of_plane(mixture: GaussianMixture, picture: str) -> Components:
     """The components of a mixture of two features; ValueError if there are more or fewer."""
     check_mixture(mixture)
+    check_known(picture, mixture)
     if mixture.n_features != 2:
         raise ValueError(
             f"{picture} draws 2 features, the mixture has {mixture.n_features}; choose two with "

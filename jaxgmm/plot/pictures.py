@@ -27,7 +27,7 @@ from jaxgmm.plot.drawing import (
     plane_of,
 )
 from jaxgmm.storage import written_atomically
-from jaxgmm.validation import check_count, check_mixture
+from jaxgmm.validation import check_count, check_known, check_mixture
 
 FORMATS = ("png", "pdf", "svg", "jpg")
 
@@ -62,6 +62,7 @@ def density(
         ValueError: D is neither 1 nor 2, shapes don't agree, mass is no probability, or a batch.
     """
     check_mixture(mixture)
+    check_known("density", mixture)
     if mixture.n_features not in (1, 2):
         raise ValueError(f"density draws 1 or 2 features, got {mixture.n_features}; see pairs")
     check_mass("mass", mass)
@@ -101,6 +102,7 @@ def pairs(
             batch.
     """
     check_mixture(mixture)
+    check_known("pairs", mixture)
     n_drawn = min(mixture.n_features, check_count("max_features", max_features, 2))
     if n_drawn < 2:
         raise ValueError(f"pairs draws at least 2 features, got {n_drawn}; see density")
