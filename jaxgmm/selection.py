@@ -29,7 +29,6 @@ from jaxgmm.validation import (
     check_key,
     check_known,
     check_n_components,
-    unit_weights,
 )
 from jaxgmm.weighting import in_own_unit, in_unit_of_weights
 
@@ -161,14 +160,14 @@ def select(
     key = check_key(key)
     x, weights = check_data(x, weights)
     candidates = _checked_sweep(n_components, covariance_type, x.shape[0])
-    weights, unit = in_own_unit(unit_weights(x) if weights is None else weights)
-    of_rows = np.asarray(weights)
+    of_rows = np.ones(x.shape[0]) if weights is None else np.asarray(weights)
     n_folds = _checked_folds(criterion, n_folds, one_standard_error, of_rows)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
     kept = kept_in_folds(key, of_rows, n_folds)
     x, weights = with_padding(x, weights, key)
+    weights, unit = in_own_unit(weights)
     kept = np.pad(kept, [(0, 0), (0, x.shape[0] - kept.shape[1])])
-    n_fits, total = len(kept), float(np.sum(of_rows, dtype=float))
+    n_fits, total = len(kept), float(np.sum(np.asarray(weights), dtype=float))
 
     fits: dict[int, Fits] = {}
     table = np.zeros(len(candidates), ROW_WITH_FOLDS if n_folds else ROW)

@@ -8,12 +8,14 @@ constant to differentiation: whatever it is, the product of both is the same.
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.results import FitResult
 
 
+@jax.jit
 def in_own_unit(weights: Array) -> tuple[Array, Array]:
     """Weights divided by their unit, and the unit.
 
