@@ -14,6 +14,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.placement import check_length, check_points, check_whole
+
 SMALL = 2**17
 
 
@@ -71,8 +73,9 @@ def as_float_array(name: str, value: ArrayLike) -> Array:
 
     Raises:
         TypeError: sparse, complex, or not numeric.
-        ValueError: a masked array, or nothing that an array can be made of.
+        ValueError: a masked array, 2³¹ rows or more, or nothing that an array can be made of.
     """
+    check_length(name, value)
     if hasattr(value, "toarray"):
         raise TypeError(
             f"{name} is sparse ({type(value).__name__}); a dense array is required: "
@@ -135,6 +138,7 @@ def as_query(mixture: Any, x: ArrayLike) -> tuple[Any, Array]:
             f"x must be (..., {mixture.n_features}) for a mixture of {mixture.n_features} "
             f"features, got shape {x.shape}"
         )
+    check_points("x", x, mixture.n_components * mixture.n_features)
     return in_common_dtype(mixture, x)
 
 
@@ -162,6 +166,8 @@ def check_data(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | 
         ValueError: wrong shapes; no rows; or, where values are known, NaN or infinity in a row
             whose weight isn't 0, weights that are negative, not finite or all zero.
     """
+    check_whole("x", x, 0, 1)
+    check_whole("weights", weights, 0)
     x = as_float_array("x", x)
     if x.ndim != 2:
         hint = (
@@ -262,6 +268,7 @@ def as_responsibilities(
         TypeError: not numeric.
         ValueError: of another shape; where values are known, negative or not finite.
     """
+    check_whole("responsibilities", responsibilities, 0, 1)
     array = as_float_array("responsibilities", responsibilities)
     expected = (x.shape[0], "K" if n_components is None else n_components)
     good = array.ndim == 2 and array.shape[0] == x.shape[0] and array.shape[1] > 0
@@ -290,7 +297,8 @@ def check_count(name: str, value: Any, smallest: int) -> int:
 def check_n_components(value: Any, n_rows: int) -> int:
     """The number of components, known not to exceed the number of rows."""
     n_components = check_count("n_components", value, 1)
-    if n_components > n_rows:
+    # What isn't an int is a symbol of an export, which is not to be compared.
+    if isinstance(n_rows, int) and n_components > n_rows:
         raise ValueError(
             f"n_components={n_components} needs at least as many rows, x has {n_rows}; use fewer "
             "components"
