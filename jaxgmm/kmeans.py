@@ -184,13 +184,16 @@ def lloyd(rows: Rows, sample: Rows, start: Nearest, max_iter: int) -> Nearest:
         _, moved, n_iter = carry
         return moved & (n_iter < max_iter)
 
+    def some_go_on(carry: tuple[Array, Array, Array]) -> Array:
+        return ~agreed(~goes_on(carry))
+
     def advance(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         old, _, n_iter = carry
-        new = next_centers(old)
+        new = jnp.where(goes_on(carry), next_centers(old), old)
         return new, jnp.any(old != new), n_iter + 1
 
     initial = varying((start.centers, jnp.asarray(True), jnp.asarray(0)), rows, sample)
-    return replace(start, centers=lax.while_loop(goes_on, advance, initial)[0])
+    return replace(start, centers=lax.while_loop(some_go_on, advance, initial)[0])
 
 
 def scaled_within(rows: Rows, partition: Nearest) -> Nearest:
