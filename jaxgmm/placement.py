@@ -63,10 +63,12 @@ def check_points(name: str, array: Any, numbers_per_point: int) -> None:
     if not all(isinstance(length, int) for length in leading):
         return
     n_points = math.prod(leading)
-    check_length(name, jax.ShapeDtypeStruct((n_points, array.shape[-1]), array.dtype))
+    if n_points > MOST_ROWS:
+        check_length(name, jax.ShapeDtypeStruct((n_points, array.shape[-1]), array.dtype))
+    if not is_split(array, *range(array.ndim)):
+        return
     has_split_type = any(axis is not None for axis in jax.typeof(array).sharding.spec)
-    one_chunk = chunk_size(n_points, numbers_per_point).on_cpu >= n_points
-    if has_split_type or (not one_chunk and is_split(array, *range(array.ndim))):
+    if has_split_type or chunk_size(n_points, numbers_per_point).on_cpu < n_points:
         raise ValueError(
             f"{name} is split over devices, each of which would gather all of it; ask for each "
             "one's own points inside jax.shard_map, and add what is a sum by psum"
