@@ -299,7 +299,8 @@ class Pilot(NamedTuple):
         given_up = checking & (self.plain_steps >= PATIENCE) & (progress.confirmed == 0)
         goes_on = begins | (checking & ~given_up)
         # With the rate that was seen, the gain at which little enough remains.
-        enough = jnp.where(jnp.isfinite(progress.remaining), tol / progress.remaining / 2, 1)
+        known = jnp.isfinite(progress.remaining) & (progress.remaining > 0)
+        enough = jnp.where(known, tol / jnp.where(known, progress.remaining, 1) / 2, 1)
         lower = jnp.maximum(jnp.minimum(enough, 0.1) * step.gain, LOWEST_THRESHOLD * tol)
         lower = jnp.maximum(lower, 2 * step.rounding)
         threshold = jnp.where(given_up, lower, self.threshold)

@@ -21,6 +21,8 @@ from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
 from jaxgmm.densities import far_density, log_shares, standardized
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import einsum, factor_of_root, shifted_exponentials
+from jaxgmm.placement import check_points
+from jaxgmm.programs import PlatformProgram
 from jaxgmm.validation import check_mixture, check_static, in_common_dtype
 
 Indices = int | Sequence[int] | np.ndarray
@@ -105,6 +107,8 @@ def regress(mixture: GaussianMixture, indices: Indices, values: ArrayLike) -> tu
     check_mixture(mixture)
     given = _some_indices(indices, mixture.n_features)
     mixture, values = in_common_dtype(mixture, as_float_array("values", values))
+    if values.ndim:
+        check_points("values", values, mixture.n_components * mixture.n_features)
     if values.ndim == 0 or values.shape[-1] != len(given):
         raise ValueError(
             f"values must be (..., {len(given)}), a number for each index, got shape {values.shape}"
@@ -252,7 +256,7 @@ def _condition(mixture: GaussianMixture, given: tuple[int, ...], values: Array) 
     return GaussianMixture(log_weights[:, 0], means[:, :, 0], covariance)
 
 
-@partial(jax.jit, static_argnames="given")
+@partial(PlatformProgram, static_argnames="given")
 def _regress(
     mixture: GaussianMixture, given: tuple[int, ...], values: Array
 ) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.padding import padded_rows, with_rows
+from jaxgmm.placement import check_whole, made_on_host, on_host
 from jaxgmm.programs import Program
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
@@ -175,6 +176,9 @@ def check_batch(x: Any, weights: Any) -> tuple[Array, Array]:
     Raises:
         TypeError, ValueError: see `fit_batch`.
     """
+    axes = (0, 1) if np.ndim(x) == 2 else (1, 2)
+    check_whole("x", x, *axes)
+    check_whole("weights", weights, np.ndim(weights) - 1)
     x = as_float_array("x", x)
     if weights is not None:
         weights = as_float_array("weights", weights)
@@ -233,16 +237,17 @@ def _fit_lists(
     n_models = len(x)
     if n_models == 0:
         raise ValueError("x must hold at least one data set, got an empty list")
-    data = _arrays_of_each("x", x, n_models)
     given = None
+    with made_on_host():
+        data = _arrays_of_each("x", x, n_models)
+        if not isinstance(init, (str, GaussianMixture)):
+            given = _arrays_of_each("init", init, n_models)
+        if weights is None:
+            own = [unit_weights(item) for item in data]
+        else:
+            own = _arrays_of_each("weights", weights, n_models)
     if isinstance(init, GaussianMixture):
         _check_given(init, data[0], n_models, n_components)
-    elif not isinstance(init, str):
-        given = _arrays_of_each("init", init, n_models)
-    if weights is None:
-        own = [unit_weights(item) for item in data]
-    else:
-        own = _arrays_of_each("weights", weights, n_models)
     _check_lists(data, own, given, n_components)
     sizes = np.array([padded_rows(item.shape[0]) for item in data])
     results, order = [], []
@@ -251,7 +256,7 @@ def _fit_lists(
 
         def packed(arrays: Sequence[Any], size: int = size, numbers: np.ndarray = numbers) -> Array:
             filled = [with_rows(arrays[b], size) for b in numbers]
-            if not is_concrete(*filled):
+            if not is_concrete(*filled) or not on_host(*filled):
                 return jnp.stack(filled)
             return from_host(np.stack(filled), chosen_device(*filled))
 
@@ -264,7 +269,7 @@ def _fit_lists(
     back = np.argsort(np.concatenate(order))
 
     def in_order(*leaves: Array) -> Array:
-        if not is_concrete(*leaves):
+        if not is_concrete(*leaves) or not on_host(*leaves):
             return jnp.concatenate(leaves)[back]
         return from_host(np.concatenate(leaves)[back], chosen_device(*leaves))
 

@@ -1,16 +1,21 @@
 """Fits to many data sets by few calls of one program; on a CPU the calls are side by side."""
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxgmm.budgets import platform_of
 from jaxgmm.padding import rounded_up, with_rows
+from jaxgmm.placement import on_host
 from jaxgmm.programs import Program
 from jaxgmm.threads import in_threads, n_cores
 from jaxgmm.validation import chosen_device, from_host
+
+T = TypeVar("T")
 
 # Numbers in the data of all models above which models aren't copied.
 LARGE_BATCH = 2**24
@@ -39,7 +44,8 @@ def fit_blocks(
         **static: the function's other arguments.
     """
     # Elsewhere than on a CPU models are side by side within a call.
-    on_cpu = jax.default_backend() == "cpu" and jax.local_device_count() == 1
+    leaves = jax.tree.leaves(arguments)
+    on_cpu = platform_of(*leaves) == "cpu" and jax.local_device_count("cpu") == 1
     n_threads = n_cores() if on_cpu else 1
     in_block = models_in_block(n_models, size, n_threads)
 
@@ -47,7 +53,7 @@ def fit_blocks(
         """Some models, behind which others that aren't wanted may fill up."""
         some = partial(with_models, first=first, n_models=in_block)
         trees = zip(arguments, leading, strict=True)
-        wanted = from_host(np.asarray(min(in_block, n_models - first)))
+        wanted = from_host(np.asarray(min(in_block, n_models - first)), chosen_device(*leaves))
         return (*(jax.tree.map(some, tree) if own else tree for tree, own in trees), wanted)
 
     if in_block >= n_models:
@@ -58,11 +64,20 @@ def fit_blocks(
     if in_block == n_models:
         return results[0]
 
+    if not on_host(*jax.tree.leaves(results)):
+        return _first_models(results, n_models)
+
     def joined(*leaves: Array) -> Array:
         some = np.concatenate([np.asarray(leaf) for leaf in leaves])[:n_models]
         return from_host(some, chosen_device(*leaves))
 
     return jax.tree.map(joined, *results)
+
+
+@partial(jax.jit, static_argnames="n_models")
+def _first_models(results: list[T], n_models: int) -> T:
+    """So many models of several results in a row."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n_models], *results)
 
 
 def models_in_block(n_models: int, size: int, n_threads: int) -> int:

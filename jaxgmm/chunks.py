@@ -2,14 +2,57 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
+from jaxgmm import budgets
+from jaxgmm.budgets import Budget, budget, by_platform
+from jaxgmm.numerics import varying
+
 T = TypeVar("T")
+
+
+class Pieces(NamedTuple):
+    """How rows are cut into chunks of one length.
+
+    Attributes:
+        length: rows in a chunk.
+        n_chunks: how many.
+        n_left: rows behind them, a shorter chunk of its own. Where there are none, the last of the
+            chunks may start early, so that it is whole.
+    """
+
+    length: int
+    n_chunks: int
+    n_left: int
+
+    def start(self, index: Array, n_rows: int) -> Array:
+        """The first row of a chunk."""
+        return jnp.minimum(index * self.length, n_rows - self.length)
+
+    def fresh(self, index: Array, n_rows: int) -> Array:
+        """Which rows of a chunk aren't in the one before: (length,) bool."""
+        return self.start(index, n_rows) + jnp.arange(self.length) >= index * self.length
+
+
+class ChunkRows(NamedTuple):
+    """Rows in a chunk: on a CPU, and on an accelerator."""
+
+    on_cpu: int
+    on_accelerator: int
+
+    def pieces(self, n_rows: int, sizes: Budget) -> Pieces:
+        """On a platform with these sizes."""
+        length = self.on_cpu if sizes.overlaps else self.on_accelerator
+        if length is n_rows or length == n_rows:
+            return Pieces(n_rows, 1, 0)
+        if sizes.overlaps:
+            return Pieces(length, -(-n_rows // length), 0)
+        return Pieces(length, *divmod(n_rows, length))
 
 
 def rounding_of_sum(total: Array, first: Array, second: Array) -> Array:
@@ -17,47 +60,74 @@ def rounding_of_sum(total: Array, first: Array, second: Array) -> Array:
     return jnp.where(jnp.isfinite(total), (total - first) - second, 0)
 
 
+def over_pieces(function: Callable[[Pieces], T], n_rows: int, chunk_rows: ChunkRows | int) -> T:
+    """A function of how rows are cut, for the platform that a program is made for.
+
+    Args:
+        function: returns arrays of the same shapes, whatever the pieces are.
+        n_rows: N.
+        chunk_rows: rows in a chunk; an int for all platforms.
+    """
+    if not isinstance(chunk_rows, ChunkRows):
+        chunk_rows = ChunkRows(chunk_rows, chunk_rows)
+    cpu, accelerator = budgets.CPU, budgets.ACCELERATOR
+    if chunk_rows.pieces(n_rows, cpu) == chunk_rows.pieces(n_rows, accelerator):
+        return function(chunk_rows.pieces(n_rows, cpu))
+    return by_platform(lambda: function(chunk_rows.pieces(n_rows, budget())))
+
+
 def sum_over_chunks(
     summand: Callable[[Array, Array], T],
     n_rows: int,
-    chunk_rows: int,
+    chunk_rows: ChunkRows | int,
     wanted: Array | None = None,
 ) -> T:
     """Σ over row chunks, with compensated (two-sum) addition of the chunks.
 
-    The data are never padded or copied: the last chunk starts early enough to be whole, and the
-    rows that it shares with the one before are marked as not fresh.
+    The data are never padded or copied.
 
     Args:
         summand: called as `summand(start, fresh)` with the chunk's first row, a scalar, and
-            `fresh: (chunk_rows,)`, true for the rows that belong to this chunk. Returns a pytree
-            of floats.
+            `fresh: (rows,)`, true for the rows that belong to this chunk. Returns a pytree of
+            floats.
         n_rows: number of rows in all.
         chunk_rows: number of rows in a chunk, at most `n_rows`.
         wanted: () bool, whether to sum anything; None for always.
     """
-    n_chunks = -(-n_rows // chunk_rows)
-    if n_chunks == 1 and wanted is None:
-        return summand(jnp.asarray(0), jnp.ones(chunk_rows, bool))
+    return over_pieces(partial(_sum_of_pieces, summand, n_rows, wanted), n_rows, chunk_rows)
 
-    def flat_summand(index: Array) -> Array:
-        start = jnp.minimum(index * chunk_rows, n_rows - chunk_rows)
-        fresh = start + jnp.arange(chunk_rows) >= index * chunk_rows
-        return ravel_pytree(summand(start, fresh))[0]
+
+def _sum_of_pieces(
+    summand: Callable[[Array, Array], T], n_rows: int, wanted: Array | None, pieces: Pieces
+) -> T:
+    length, n_chunks, n_left = pieces
+    if (n_chunks, n_left, wanted) == (1, 0, None):
+        return summand(jnp.asarray(0), jnp.ones(length, bool))
 
     def add_chunk(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        return add(flat_summand(pieces.start(index, n_rows), pieces.fresh(index, n_rows)), carry)
+
+    def add(term: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         total, lost = carry
-        term = flat_summand(index) - lost
+        term = term - lost
         new = total + term
         return new, rounding_of_sum(new, total, term)
 
     # Where derivatives go backward, what a chunk made on its way is made again.
-    flat_summand = jax.checkpoint(flat_summand)
-    shapes = jax.eval_shape(summand, jnp.asarray(0), jnp.ones(chunk_rows, bool))
+    @jax.checkpoint
+    def flat_summand(start: Array, fresh: Array) -> Array:
+        return ravel_pytree(summand(start, fresh))[0]
+
+    shapes = jax.eval_shape(summand, jnp.asarray(0), jnp.ones(length, bool))
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zeros, unravel = ravel_pytree(nothing)
+    zeros = varying(zeros, shapes, wanted)
     n_turns = n_chunks if wanted is None else jnp.where(wanted, n_chunks, 0)
-    return unravel(lax.fori_loop(0, n_turns, add_chunk, (zeros, zeros))[0])
+    sums = lax.fori_loop(0, n_turns, add_chunk, (zeros, zeros))
+    if n_left:
+        fresh = jnp.ones(n_left, bool) if wanted is None else jnp.broadcast_to(wanted, n_left)
+        sums = add(flat_summand(jnp.asarray(n_rows - n_left), fresh), sums)
+    return unravel(sums[0])
 
 
 def one_sum_of_two(
@@ -73,29 +143,37 @@ def one_sum_of_two(
         first: called with `wanted` of `sum_over_chunks`.
         second: likewise.
     """
-    if jax.default_backend() != "cpu":
-        return lax.cond(flag, lambda: first(None), lambda: second(None))
-    return jax.tree.map(partial(jnp.where, flag), first(flag), second(~flag))
+
+    def chosen() -> T:
+        if budget().branches_are_slow:
+            return jax.tree.map(partial(jnp.where, flag), first(flag), second(~flag))
+        return lax.cond(flag, lambda: varying(first(None)), lambda: varying(second(None)))
+
+    return by_platform(chosen)
 
 
-def map_over_chunks(function: Callable[[Array], T], x: Array, chunk_rows: int) -> T:
+def map_over_chunks(function: Callable[[Array], T], x: Array, chunk_rows: ChunkRows | int) -> T:
     """`function` on row chunks of x, each result written where it belongs.
-
-    The last chunk starts early enough to be whole; rows that it shares with the one before are
-    written twice.
 
     Args:
         function: maps (rows, D) to a pytree of (rows, ...), row by row.
         x: (N, D).
         chunk_rows: number of rows in a chunk.
     """
+    return over_pieces(partial(_map_over_pieces, function, x), x.shape[0], chunk_rows)
+
+
+def _map_over_pieces(function: Callable[[Array], T], x: Array, pieces: Pieces) -> T:
+    length, n_chunks, n_left = pieces
     n_rows = x.shape[0]
-    if n_rows <= chunk_rows:
+    if (n_chunks, n_left) == (1, 0):
         return function(x)
 
     def write_chunk(index: Array, results: T) -> T:
-        start = jnp.minimum(index * chunk_rows, n_rows - chunk_rows)
-        found = function(lax.dynamic_slice_in_dim(x, start, chunk_rows))
+        start = pieces.start(index, n_rows)
+        return write(function(lax.dynamic_slice_in_dim(x, start, length)), start, results)
+
+    def write(found: T, start: Array, results: T) -> T:
         return jax.tree.map(
             lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, axis=0),
             results,
@@ -104,27 +182,70 @@ def map_over_chunks(function: Callable[[Array], T], x: Array, chunk_rows: int) -
 
     # Where derivatives go backward, what a chunk made on its way is made again.
     function = jax.checkpoint(function)
-    of_chunk = jax.eval_shape(function, x[:chunk_rows])
+    of_chunk = jax.eval_shape(function, x[:length])
     results = jax.tree.map(lambda leaf: jnp.zeros((n_rows, *leaf.shape[1:]), leaf.dtype), of_chunk)
-    return lax.fori_loop(0, -(-n_rows // chunk_rows), write_chunk, results)
+    results = lax.fori_loop(0, n_chunks, write_chunk, varying(results, of_chunk))
+    if n_left:
+        last = n_rows - n_left
+        results = write(function(x[last:]), jnp.asarray(last), results)
+    return results
 
 
-def chunk_size(n_rows: int, numbers_per_row: int) -> int:
+def largest_over_chunks(
+    function: Callable[[Array, int], Array], n_rows: int, chunk_rows: ChunkRows | int
+) -> Array:
+    """The largest values, not negative, of a function of a chunk's first row and its length."""
+
+    def largest(pieces: Pieces) -> Array:
+        length, n_chunks, n_left = pieces
+        if (n_chunks, n_left) == (1, 0):
+            return function(jnp.asarray(0), length)
+
+        def largest_so_far(index: Array, found: Array) -> Array:
+            return jnp.maximum(found, function(pieces.start(index, n_rows), length))
+
+        rest = jax.eval_shape(lambda: function(jnp.asarray(0), length))
+        first = varying(jnp.zeros(rest.shape, rest.dtype), rest)
+        if n_left:
+            first = function(jnp.asarray(n_rows - n_left), n_left)
+        return lax.fori_loop(0, n_chunks, largest_so_far, first)
+
+    return over_pieces(largest, n_rows, chunk_rows)
+
+
+def chunk_size(n_rows: int, numbers_per_row: int) -> ChunkRows:
     """Rows in a chunk such that its intermediate arrays stay in a cache, or fill an accelerator."""
-    budget = 2**18 if jax.default_backend() == "cpu" else 2**26
-    return max(1, min(n_rows, max(256, budget // numbers_per_row)))
+    if not isinstance(n_rows, int):
+        # A symbol of an export, which is not to be compared: all rows are one chunk.
+        return ChunkRows(n_rows, n_rows)
+    on_cpu = max(1, min(n_rows, max(256, budgets.CPU.chunk // numbers_per_row)))
+    return ChunkRows(on_cpu, _equal_chunks(n_rows, numbers_per_row))
 
 
-def rows_of_features(x: Array, n_features: int, n_components: int) -> int:
+def rows_of_features(x: Array, n_features: int, n_components: int) -> ChunkRows:
     """Rows of x in a chunk whose features are multiplied fastest, or fill an accelerator.
 
     On a CPU the features of a chunk should fit into the caches, or blocks of them where they are
     many. Below 64 features that takes chunks so short that one core does everything; from there on
     they are long enough for XLA to split each operation among cores.
     """
-    if jax.default_backend() != "cpu":
-        return chunk_size(x.shape[0], n_features + n_components)
+    on_cpu, on_accelerator = chunk_size(x.shape[0], n_features + n_components)
+    if not isinstance(x.shape[0], int):
+        return ChunkRows(on_cpu, on_accelerator)
     bytes_of_feature = 2**13
     if n_features >= 64:
         bytes_of_feature = min(2**15, max(2**13, 5 * 2**20 // n_features), 2**26 // n_features)
-    return min(x.shape[0], max(512, bytes_of_feature // x.dtype.itemsize))
+    on_cpu = min(x.shape[0], max(512, bytes_of_feature // x.dtype.itemsize))
+    return ChunkRows(on_cpu, on_accelerator)
+
+
+def _equal_chunks(n_rows: int, numbers_per_row: int) -> int:
+    """The length of chunks on an accelerator: equal, and no more than its budget asks for.
+
+    Rounded down, so that the few rows that are left are a short chunk.
+    """
+    n_chunks = -(-n_rows // max(256, budgets.ACCELERATOR.chunk // numbers_per_row))
+    length = n_rows // n_chunks
+    aligned = length - length % budgets.ALIGNED_ROWS
+    is_short = n_chunks == 1 and n_rows < budgets.FEW_ALIGNED * budgets.ALIGNED_ROWS
+    return length if is_short or aligned == 0 else aligned

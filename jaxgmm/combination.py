@@ -16,7 +16,7 @@ from jaxgmm.covariance import (
     factors,
 )
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, factor_of_root, log_softmax, square_root
+from jaxgmm.numerics import einsum, factor_of_root, log_softmax, square_root, varying
 from jaxgmm.pairs import (
     bhattacharyya_distances,
     check_pair,
@@ -200,7 +200,7 @@ def _reduce(mixture: GaussianMixture, n_components: int) -> GaussianMixture:
     gone = jnp.zeros(n_all, bool)
     fixed = lax.stop_gradient(components)
     costs = lax.map(partial(costs_with, fixed, gone), jnp.arange(n_all))
-    start = (components, gone, costs)
+    start = varying((components, gone, costs))
     components, gone, _ = lax.fori_loop(0, n_all - n_components, merge, start)
     left = pick(components, jnp.argsort(gone, stable=True)[:n_components])
     alive = left.weight > 0

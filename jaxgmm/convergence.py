@@ -18,6 +18,7 @@ from jax import Array
 
 from jaxgmm.covariance import kl_between_covariances
 from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import at_least
 
 HORIZONS = 4
 CONFIRMATIONS = 5
@@ -75,8 +76,11 @@ class Progress(NamedTuple):
             tol: () what may remain.
         """
         ratio = jnp.where(self.gain > 0, gain / jnp.where(self.gain > 0, self.gain, 1), jnp.inf)
-        climb = jnp.where(jnp.isfinite(self.ratio), jnp.maximum(ratio - self.ratio, 0), jnp.inf)
-        remaining = remaining_gain(gain, jnp.minimum(1, ratio + HORIZONS * climb / rate_gap(ratio)))
+        known = jnp.isfinite(self.ratio)
+        climb = jnp.where(known, at_least(ratio - jnp.where(known, self.ratio, 0), 0), jnp.inf)
+        gap = rate_gap(ratio)
+        ahead = jnp.where(gap > 0, HORIZONS * climb / jnp.where(gap > 0, gap, 1), jnp.inf)
+        remaining = remaining_gain(gain, jnp.minimum(1, ratio + ahead))
         arrived = gain <= rounding
         remaining = jnp.where(arrived, 0, remaining)
         once_more = jnp.where(arrived, CONFIRMATIONS, self.confirmed + 1)

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.columns import column_as_numpy, is_column, is_table, numbers_of_objects, table_as_numpy
+from jaxgmm.placement import check_length
 
 SMALL = 2**17
 
@@ -49,8 +50,9 @@ def as_float_array(name: str, value: ArrayLike) -> Array:
 
     Raises:
         TypeError: sparse, complex, not numeric, or with missing values in a column of a table.
-        ValueError: a masked array, or nothing that an array can be made of.
+        ValueError: a masked array, 2³¹ rows or more, or nothing that an array can be made of.
     """
+    check_length(name, value)
     if hasattr(value, "toarray"):
         raise TypeError(
             f"{name} is sparse ({type(value).__name__}); a dense array is required: "

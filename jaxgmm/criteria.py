@@ -2,7 +2,6 @@
 
 from typing import TypeVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -12,6 +11,7 @@ from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import weighted_sum
+from jaxgmm.programs import PlatformProgram
 from jaxgmm.steps import as_they_are
 from jaxgmm.structures import structure_named
 from jaxgmm.validation import check_fit_arguments
@@ -141,13 +141,13 @@ def criteria_of(
     return {"aic": aic, "bic": bic, "icl": bic - 2 * log_certainty}
 
 
-@jax.jit
+@PlatformProgram
 def _log_likelihood(mixture: GaussianMixture, x: Array, weights: Array) -> Array:
     weights, unit = in_own_unit(weights)
     return unit * total_log_prob(as_they_are(x, weights), mixture, mixture.log_weights)[0]
 
 
-@jax.jit
+@PlatformProgram
 def _totals(mixture: GaussianMixture, x: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Log-likelihood, `log_certainty`, and the logarithm of the sum of the weights."""
     weights, unit = in_own_unit(weights)

@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 from jaxgmm.coordinates import Coordinates, around, origin_of, slope_of
 from jaxgmm.krylov import conjugate_residuals
 from jaxgmm.mixture import GaussianMixture, is_finite
+from jaxgmm.numerics import varying
 from jaxgmm.problem import Problem, by_differences, ready
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize
@@ -53,7 +54,7 @@ class View(NamedTuple):
 
     def origin(self) -> tuple[Array, Callable[[Array], Coordinates]]:
         """The mixture's coordinates, zeros (P,), and what makes a pytree of such a vector."""
-        return ravel_pytree(origin_of(self.mixture))
+        return ravel_pytree(varying(origin_of(self.mixture), self))
 
     def mixture_at(self, step: Array) -> GaussianMixture:
         """The mixture a step (P,) away."""
@@ -228,7 +229,8 @@ def newton(
         there = View.of(problem, ascent.tried, covariance_type)
         return ascent.judged(there).aimed(problem, covariance_type)
 
-    return lax.while_loop(goes_on, advance, Ascent.begin(problem, mixture, covariance_type))
+    first = varying(Ascent.begin(problem, mixture, covariance_type), problem, most)
+    return lax.while_loop(goes_on, advance, first)
 
 
 def precise(dtype: jnp.dtype) -> float:

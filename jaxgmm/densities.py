@@ -10,6 +10,7 @@ from jax import Array, lax
 from jaxgmm.chunks import chunk_size, map_over_chunks
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.numerics import agreed, at_most, einsum, log_softmax, logsumexp
+from jaxgmm.programs import PlatformProgram
 
 
 def log_normalizer(covariance: Covariance, n_features: int) -> Array:
@@ -88,7 +89,7 @@ def _over_rows(function: Callable[[Array], Array], x: Array, n_components: int) 
     return values.reshape(*x.shape[:-1], *values.shape[1:])
 
 
-@jax.jit
+@PlatformProgram
 def component_log_prob(covariance: Covariance, means: Array, x: Array) -> Array:
     """log N(x | μ_k, Σ_k): (..., D) -> (..., K)."""
     return _over_rows(
@@ -96,7 +97,7 @@ def component_log_prob(covariance: Covariance, means: Array, x: Array) -> Array:
     )
 
 
-@jax.jit
+@PlatformProgram
 def log_prob(log_weights: Array, covariance: Covariance, means: Array, x: Array) -> Array:
     """log Σ_k w_k N(x | μ_k, Σ_k): (..., D) -> (...)."""
 
@@ -108,7 +109,7 @@ def log_prob(log_weights: Array, covariance: Covariance, means: Array, x: Array)
     return _over_rows(log_prob_of, x, means.shape[0])
 
 
-@jax.jit
+@PlatformProgram
 def log_responsibilities(
     log_weights: Array, covariance: Covariance, means: Array, x: Array
 ) -> Array:

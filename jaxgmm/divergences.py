@@ -12,7 +12,15 @@ from jax import Array, lax
 
 from jaxgmm.densities import log_normalizer
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least, at_most, log_softmax, logsumexp, square_root, weighted_sum
+from jaxgmm.numerics import (
+    at_least,
+    at_most,
+    log_softmax,
+    logsumexp,
+    square_root,
+    varying,
+    weighted_sum,
+)
 from jaxgmm.pairs import (
     bhattacharyya_distances,
     check_pair,
@@ -264,7 +272,7 @@ def _variational_bound(p: GaussianMixture, q: GaussianMixture, divergences: Arra
         return log_softmax(p.log_weights[:, None] + shares_of_a, axis=0)
 
     shape = divergences.shape
-    log_shares = jnp.broadcast_to(p.log_weights[:, None], shape)
+    log_shares = varying(jnp.broadcast_to(p.log_weights[:, None], shape), q, divergences)
     log_shares = lax.stop_gradient(lax.fori_loop(0, BOUND_STEPS, next_shares, log_shares))
     best = bound(log_shares)
     if shape[0] != shape[1]:

@@ -128,7 +128,7 @@ def fit(
     settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history, polish)
     active = np.ones(n_components, bool)
     x, weights = with_padding(x, weights, (key, given, tol, reg_covar))
-    given = None if given is None else with_rows(given, x.shape[0])
+    given = None if given is None else with_rows(given, x.shape[0], by_numpy=True)
     return fit_active(key, x, weights, given, active, *numbers, init, n_init, settings)
 
 

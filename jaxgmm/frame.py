@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.chunks import chunk_size, sum_over_chunks
+from jaxgmm.chunks import ChunkRows, chunk_size, largest_over_chunks, sum_over_chunks
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import einsum
@@ -75,7 +75,7 @@ class Rows(NamedTuple):
     def sum(
         self,
         summand: Callable[[Array, Array, Array], T],
-        chunk_rows: int,
+        chunk_rows: ChunkRows | int,
         wanted: Array | None = None,
     ) -> T:
         """Σ over the rows of a function of a chunk of them.
@@ -88,13 +88,14 @@ class Rows(NamedTuple):
         """
 
         def summand_of(start: Array, fresh: Array) -> T:
-            weights = jnp.where(fresh, lax.dynamic_slice_in_dim(self.weights, start, chunk_rows), 0)
-            z = self.frame.read(lax.dynamic_slice_in_dim(self.x, start, chunk_rows), weights)
-            return summand(start + jnp.arange(chunk_rows), weights, z)
+            n_rows = fresh.shape[0]
+            weights = jnp.where(fresh, lax.dynamic_slice_in_dim(self.weights, start, n_rows), 0)
+            z = self.frame.read(lax.dynamic_slice_in_dim(self.x, start, n_rows), weights)
+            return summand(start + jnp.arange(n_rows), weights, z)
 
         return sum_over_chunks(summand_of, self.x.shape[0], chunk_rows, wanted)
 
-    def chunk_rows(self, numbers_per_row: int) -> int:
+    def chunk_rows(self, numbers_per_row: int) -> ChunkRows:
         """Rows in a chunk for which so many numbers per row are computed."""
         return chunk_size(self.x.shape[0], numbers_per_row)
 
@@ -147,16 +148,13 @@ def largest_distance(x: Array, weights: Array, center: Array) -> Array:
         center: (D,).
     """
     x, weights, center = lax.stop_gradient((x, weights, center))
-    n_rows, n_features = x.shape
-    size = chunk_size(n_rows, n_features)
 
-    def largest_so_far(index: Array, largest: Array) -> Array:
-        start = jnp.minimum(index * size, n_rows - size)
-        present = lax.dynamic_slice_in_dim(weights, start, size) != 0
-        distance = jnp.abs(lax.dynamic_slice_in_dim(x, start, size) - center[None])
-        return jnp.maximum(largest, jnp.max(jnp.where(present[:, None], distance, 0), axis=0))
+    def distance_in(start: Array, n_rows: int) -> Array:
+        present = lax.dynamic_slice_in_dim(weights, start, n_rows) != 0
+        distance = jnp.abs(lax.dynamic_slice_in_dim(x, start, n_rows) - center[None])
+        return jnp.max(jnp.where(present[:, None], distance, 0), axis=0)
 
-    return lax.fori_loop(0, -(-n_rows // size), largest_so_far, jnp.zeros_like(center))
+    return largest_over_chunks(distance_in, x.shape[0], chunk_size(*x.shape))
 
 
 def frame_of(x: Array, weights: Array, isotropic: bool | Array) -> Frame:

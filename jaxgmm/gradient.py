@@ -19,8 +19,10 @@ from jaxgmm.frame import Rows
 from jaxgmm.implicit import as_maximum
 from jaxgmm.loop import Trace, ended
 from jaxgmm.mixture import GaussianMixture, is_finite
+from jaxgmm.numerics import varying
 from jaxgmm.padding import with_padding
 from jaxgmm.problem import Problem, problem_of, ready
+from jaxgmm.programs import PlatformProgram
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.statistics import SufficientStatistics
@@ -148,7 +150,7 @@ def _default_optimizer(of_all_rows: bool) -> optax.GradientTransformation:
     return optax.lbfgs() if of_all_rows else optax.adam(LEARNING_RATE)
 
 
-@partial(jax.jit, static_argnames=("optimizer", "batch_rows", "settings"))
+@partial(PlatformProgram, static_argnames=("optimizer", "batch_rows", "settings"))
 def _fit_gradient(
     mixture: GaussianMixture,
     x: Array,
@@ -218,8 +220,8 @@ def _descend(
             noise = float(jnp.finfo(dtype).eps) * jnp.abs(value)
             remaining, look = lax.cond(
                 (gained <= jnp.maximum(tol, noise)) & (number >= look),
-                lambda: _looked(problem, found, number, settings.covariance_type),
-                lambda: (remaining, look),
+                lambda: varying(_looked(problem, found, number, settings.covariance_type), new),
+                lambda: varying((remaining, look), new),
             )
         return Descent(new, state, number + 1, value, finite, history, remaining, look)
 
@@ -231,7 +233,7 @@ def _descend(
     # A line search ends with the value and the gradient that the next update begins with.
     kept = (optax.tree_utils.tree_get(first.state, name) for name in ("value", "grad"))
     searches = key is None and None not in kept
-    return lax.while_loop(goes_on, advance, first)
+    return lax.while_loop(goes_on, advance, varying(first, problem, key))
 
 
 def _updated(

@@ -13,6 +13,7 @@ from jaxgmm.expectation import collect, collect_partition
 from jaxgmm.frame import Rows
 from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
 from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import varying
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize, means_of
 from jaxgmm.structures import Form, structure_named
@@ -40,7 +41,7 @@ def by_plus_plus(key: Array, rows: Rows, active: Array) -> Responsibilities:
     def approach(_: Array, partition: Nearest) -> Nearest:
         return scaled_within(sample, lloyd(sample, sample, partition, FEW_ITERATIONS))
 
-    return lax.fori_loop(0, 2, approach, partition)
+    return lax.fori_loop(0, 2, approach, varying(partition, sample))
 
 
 def by_kmeans(key: Array, rows: Rows, active: Array) -> Responsibilities:
@@ -60,7 +61,11 @@ def _seeds(key: Array, rows: Rows, active: Array) -> tuple[Rows, Nearest]:
 def by_random_rows(key: Array, rows: Rows, active: Array) -> Responsibilities:
     """The nearest-seed partition of K different rows, drawn in proportion to their weights."""
     noise = jax.random.gumbel(key, rows.weights.shape, rows.weights.dtype)
-    _, drawn = lax.top_k(jnp.log(rows.weights) + noise, active.size)
+    score = jnp.log(rows.weights) + noise
+    if isinstance(score.size, int):
+        _, drawn = lax.top_k(score, active.size)
+    else:
+        drawn = jnp.argsort(score, descending=True)[jnp.arange(active.size)]
     return _partition(rows.frame.read(rows.x[drawn], rows.weights[drawn]), active)
 
 

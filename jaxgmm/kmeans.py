@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.frame import Rows
-from jaxgmm.numerics import agreed, contract, einsum
+from jaxgmm.numerics import agreed, contract, einsum, varying
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -76,7 +76,7 @@ def subsample(rows: Rows, size: int) -> Rows:
         size: number of rows; behind the rows there are, rows of weight 0 fill up.
     """
     frame, x, weights = rows
-    if x.shape[0] <= size:
+    if isinstance(x.shape[0], int) and x.shape[0] <= size:
         return rows
     present = jnp.sum(weights > 0)
     place = jnp.arange(size)
@@ -84,12 +84,17 @@ def subsample(rows: Rows, size: int) -> Rows:
     stratum = (place.astype(x.dtype) + within) * (present.astype(x.dtype) / size)
     rank = jnp.where(present > size, stratum.astype(place.dtype), place)
     last = jnp.minimum(rank, present - 1)
+
+    def by_rank() -> Array:
+        if isinstance(x.shape[0], int):
+            drawn = jnp.searchsorted(running_count(weights > 0), last, side="right")
+        else:
+            # The symbol of an export has no number of bits, which a search goes through.
+            drawn = jnp.argsort(weights <= 0, stable=True)[last]
+        return drawn.astype(last.dtype)
+
     # Where all rows are present their ranks are their numbers.
-    drawn = lax.cond(
-        agreed(present == x.shape[0]),
-        lambda: last,
-        lambda: jnp.searchsorted(running_count(weights > 0), last, side="right").astype(last.dtype),
-    )
+    drawn = lax.cond(agreed(present == x.shape[0]), lambda: last, by_rank)
     return Rows(frame, x[drawn], jnp.where(rank < present, weights[drawn], 0))
 
 
@@ -140,7 +145,7 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
         best = jnp.argmin(einsum("cn,n->c", distances, rows.weights))
         return distances[best], candidates[best]
 
-    far = jnp.full_like(rows.weights, float(jnp.finfo(dtype).max) ** 0.5)
+    far = varying(jnp.full_like(rows.weights, float(jnp.finfo(dtype).max) ** 0.5), rows, key)
     return lax.scan(add_seed, far, jax.vmap(draws_of)(jnp.arange(n_seeds)))[1]
 
 
@@ -180,13 +185,16 @@ def lloyd(rows: Rows, sample: Rows, start: Nearest, max_iter: int) -> Nearest:
         _, moved, n_iter = carry
         return moved & (n_iter < max_iter)
 
+    def some_go_on(carry: tuple[Array, Array, Array]) -> Array:
+        return ~agreed(~goes_on(carry))
+
     def advance(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         old, _, n_iter = carry
-        new = next_centers(old)
+        new = jnp.where(goes_on(carry), next_centers(old), old)
         return new, jnp.any(old != new), n_iter + 1
 
-    initial = (start.centers, jnp.asarray(True), jnp.asarray(0))
-    return replace(start, centers=lax.while_loop(goes_on, advance, initial)[0])
+    initial = varying((start.centers, jnp.asarray(True), jnp.asarray(0)), rows, sample)
+    return replace(start, centers=lax.while_loop(some_go_on, advance, initial)[0])
 
 
 def scaled_within(rows: Rows, partition: Nearest) -> Nearest:
@@ -213,5 +221,6 @@ def farthest_row(rows: Rows, partition: Nearest) -> Array:
         distance = jnp.sum(partition.precision[None] * (z - center[None]) ** 2, axis=-1)
         return jnp.minimum(closest, distance), None
 
-    closest, _ = lax.scan(add_center, jnp.full_like(rows.weights, jnp.inf), partition.centers)
+    far = varying(jnp.full_like(rows.weights, jnp.inf), z, partition)
+    closest, _ = lax.scan(add_center, far, partition.centers)
     return z[jnp.argmax(jnp.where(rows.weights > 0, closest, -1))]

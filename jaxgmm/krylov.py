@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.numerics import einsum
+from jaxgmm.numerics import einsum, varying
 
 MAX_PRODUCTS = 500
 N_DIRECTIONS = 30
@@ -89,5 +89,5 @@ def conjugate_residuals(
     none = jnp.zeros((N_DIRECTIONS, right_side.size), right_side.dtype)
     zero = jnp.zeros_like(right_side)
     start = _State(zero, right_side, none, none, jnp.asarray(0), jnp.asarray(True))
-    end = lax.while_loop(goes_on, advance, start)
+    end = lax.while_loop(goes_on, advance, varying(start, tolerance))
     return Solution(end.solution, end.n_products, end.definite)

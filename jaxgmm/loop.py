@@ -15,6 +15,7 @@ from jaxgmm.diagnosis import degenerate_components
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.implicit import as_maximum
 from jaxgmm.mixture import GaussianMixture, is_finite
+from jaxgmm.numerics import varying
 from jaxgmm.padding import with_padding
 from jaxgmm.problem import Problem, by_differences, problem_of, ready
 from jaxgmm.programs import Program
@@ -258,7 +259,7 @@ def iterate(problem: Problem, loop: Loop, tol: Array, settings: Settings) -> Loo
     return lax.while_loop(
         lambda loop: goes_on(loop[1], settings.max_iter),
         lambda loop: advance(problem, tol, *loop, settings),
-        loop,
+        varying(loop, problem, tol),
     )
 
 
@@ -297,4 +298,5 @@ def iterate_unrolled(
     def next_turn(loop: Loop, _: None) -> tuple[Loop, None]:
         return turn(problem, tol, loop, settings.max_iter, settings), None
 
-    return lax.scan(next_turn, begin(start, tol, settings), None, length=settings.max_iter)[0]
+    first = varying(begin(start, tol, settings), problem)
+    return lax.scan(next_turn, first, None, length=settings.max_iter)[0]

@@ -2,12 +2,15 @@
 
 import operator
 import string
-from functools import reduce
+from functools import partial, reduce
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
+
+T = TypeVar("T")
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -30,7 +33,8 @@ def einsum(subscripts: str, *operands: Array) -> Array:
         first, second, output = _subscripts_of_all_axes(subscripts, *operands)
         summed = "".join(sorted({*first, *second} - {*output}))
         sizes = dict(zip(first + second, operands[0].shape + operands[1].shape, strict=True))
-        if not summed or (len(summed) == 1 and sizes[summed] <= FEW):
+        few = len(summed) == 1 and isinstance(sizes[summed], int) and sizes[summed] <= FEW
+        if not summed or few:
             first_terms = _with_axes(operands[0], first, output + summed)
             second_terms = _with_axes(operands[1], second, output + summed)
             if not summed:
@@ -65,6 +69,27 @@ def _with_axes(array: Array, letters: str, wanted: str) -> Array:
 def align(array: Array, like: Array) -> Array:
     """`array` with leading axes of length 1, so that it has the rank of `like`."""
     return array.reshape((1,) * (like.ndim - array.ndim) + array.shape)
+
+
+def varying(tree: T, *others: Any) -> T:
+    """The tree, varying from device to device wherever it or any of the others does.
+
+    What a loop begins with, or one of two branches returns, may be the same on all devices of
+    `jax.shard_map`, and what it goes on with not. JAX wants that to be said.
+    """
+    axes: frozenset[str] = frozenset().union(*map(_varying_axes, jax.tree.leaves((tree, others))))
+    return jax.tree.map(partial(_varying_over, axes), tree) if axes else tree
+
+
+def _varying_axes(array: Any) -> frozenset[str]:
+    """The mesh axes over which `shard_map` knows an array, or what has its type, to vary."""
+    known = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
+    return getattr(getattr(known, "manual_axis_type", None), "varying", frozenset())
+
+
+def _varying_over(axes: frozenset[str], array: Array) -> Array:
+    missing = tuple(sorted(axes - _varying_axes(array)))
+    return lax.pcast(array, missing, to="varying") if missing else array
 
 
 def difference(new: Array, old: Array) -> Array:
@@ -192,7 +217,7 @@ def cholesky(matrix: Array) -> Array:
         return lax.dynamic_update_index_in_dim(factor, column, j, axis=-1), left
 
     variances = lax.stop_gradient(jnp.diagonal(matrix, axis1=-2, axis2=-1))
-    start = (jnp.zeros_like(matrix), variances)
+    start = varying((jnp.zeros_like(matrix), variances))
     return lax.fori_loop(0, n_features, next_column, start, unroll=n_features <= FEW)[0]
 
 
@@ -256,7 +281,7 @@ def is_positive_definite(matrix: Array) -> Array:
         positive &= pivot[..., 0] > 0
         return left - share[..., :, None] * column[..., None, :], positive
 
-    start = (matrix, jnp.ones(matrix.shape[:-2], bool))
+    start = varying((matrix, jnp.ones(matrix.shape[:-2], bool)))
     return lax.fori_loop(0, n_features, eliminate, start, unroll=n_features <= FEW)[1]
 
 

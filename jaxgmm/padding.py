@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxgmm.placement import on_host
 from jaxgmm.validation import chosen_device, from_host, is_concrete, is_small, unit_weights
 
 SMALLEST = 64
@@ -36,18 +37,22 @@ def with_padding(x: Array, weights: Array | None, others: Any) -> tuple[Array, A
         others: all else that a fit depends on.
     """
     weights = unit_weights(x) if weights is None else weights
-    if not is_small(x) or not is_concrete(x, weights, *jax.tree.leaves(others)):
+    if not is_concrete(x, weights, *jax.tree.leaves(others)) or not is_small(x):
         return x, weights
     if len(x.sharding.device_set) > 1:
         return x, weights
     n_rows = padded_rows(x.shape[0])
-    return with_rows(x, n_rows), with_rows(weights, n_rows)
+    return with_rows(x, n_rows, by_numpy=True), with_rows(weights, n_rows, by_numpy=True)
 
 
-def with_rows(array: Array, n_rows: int) -> Array:
+def with_rows(array: Array, n_rows: int, by_numpy: bool = False) -> Array:
     """(N, ...) -> (n_rows, ...), by zeros.
 
-    By NumPy where values are known, as JAX would compile a program for each size.
+    Args:
+        array: (N, ...).
+        n_rows: at least N.
+        by_numpy: whether known values go through the host wherever they are, as JAX compiles a
+            program for each size; or else only where that takes no transfer.
     """
     missing = n_rows - array.shape[0]
     if missing == 0:
@@ -55,4 +60,7 @@ def with_rows(array: Array, n_rows: int) -> Array:
     widths = [(0, missing), *[(0, 0)] * (array.ndim - 1)]
     if not is_concrete(array):
         return jnp.pad(array, widths)
+    if not (by_numpy or on_host(array)):
+        with jax.ensure_compile_time_eval():
+            return jnp.pad(array, widths)
     return from_host(np.pad(np.asarray(array), widths), chosen_device(array))

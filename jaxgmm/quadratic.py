@@ -17,12 +17,12 @@ from collections.abc import Callable
 from functools import reduce
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.budgets import budget
 from jaxgmm.chunks import rows_of_features
 from jaxgmm.covariance import Full, precision, precision_diagonal
 from jaxgmm.densities import log_normalizer
@@ -37,17 +37,12 @@ from jaxgmm.structures import Structure
 SMALLEST_PASS = 2**20
 # With so many features rows are read faster as they are than transposed.
 ROW_MAJOR_FROM = 16
-# On a CPU so many features at most are multiplied at a time, as panels of longer products outgrow
-# the caches; but they are no more than so many blocks, each of which is compiled.
-FEATURES_IN_BLOCK, BLOCKS = 560, 16
+# Features that are multiplied in blocks are no more than so many, each of which is compiled.
+BLOCKS = 16
 
 # What a logit of the farthest row may lose, and for each feature that of a typical one; by bits.
 LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
 NOISE = {32: 2.0**-15, 64: 2.0**-32}
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
 
 
 class LinearForm(NamedTuple):
@@ -104,7 +99,7 @@ def _pairs(n_features: int) -> tuple[np.ndarray, np.ndarray]:
 def _products(z: Array) -> tuple[Array, ...]:
     first, second = _pairs(z.shape[1])
     augmented = with_one(z.T)
-    n_blocks = min(BLOCKS, -(-first.size // FEATURES_IN_BLOCK)) if _on_cpu() else 1
+    n_blocks = min(BLOCKS, -(-first.size // (budget().features_in_block or first.size)))
     blocks = zip(np.array_split(first, n_blocks), np.array_split(second, n_blocks), strict=True)
     return tuple((augmented[i] * augmented[j]).T for i, j in blocks)
 
@@ -216,6 +211,9 @@ def reach_of(rows: Rows, n_components: int, structure: Structure | None) -> Reac
         structure: of the fit; None where the components' own second moments are wanted.
     """
     n_rows, n_features = rows.x.shape
+    if not isinstance(n_rows, int):
+        # A symbol of an export, all of whose rows are one chunk.
+        return None
     if n_rows * n_components * PRODUCTS.count(n_features) < SMALLEST_PASS:
         return None
     frame, x, weights = rows
@@ -285,7 +283,8 @@ def expect_by_products(
         logits = form.at(values)
         if log_prior is not None:
             logits += chunk_of(log_prior, numbers, weights).T + dead[:, None]
-        terms, total, top = shifted_exponentials(logits, axis=0, by_product=_on_cpu())
+        by_product = budget().sums_are_products
+        terms, total, top = shifted_exponentials(logits, axis=0, by_product=by_product)
         log_prob = (jnp.log(total) + top)[0]
         sums = features.sum(values, terms * (weights[None] / total))
         return weighted_sum(weights, log_prob), sums

@@ -25,6 +25,7 @@ from jaxgmm.loop import (
     tol_of_steps,
 )
 from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import varying
 from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import Problems, at, in_blocks, iterate_all, slots_for
 from jaxgmm.settings import Settings
@@ -130,7 +131,7 @@ def iterate_screened(
     def has_ended(loops: Loop) -> Array:
         return ~jax.vmap(lambda trace: goes_on(trace, settings.max_iter))(loops[1])
 
-    loops = lax.fori_loop(0, 3, stage, loops)
+    loops = lax.fori_loop(0, 3, stage, varying(loops, problems, wanted, active, tol))
     return loops, ranked(loops, healthy_among(problems, loops, active) & has_ended(loops))
 
 

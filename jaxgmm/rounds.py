@@ -3,7 +3,7 @@
 Under `vmap` a loop turns until its slowest member has ended, and whoever has ended before is
 computed all the same. Here a few fits at a time, as many as a cache or a device can hold, have a
 slot each. When some have ended, their results are put away, and the next of the queue take their
-slots. When the queue is empty, the fits that are left queue up for fewer slots.
+slots. On a CPU, when the queue is empty, the fits that are left queue up for fewer slots.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,9 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
+from jaxgmm.budgets import budget, by_platform
 from jaxgmm.loop import Loop, goes_on, turn
+from jaxgmm.numerics import varying
 from jaxgmm.problem import Problem
 from jaxgmm.settings import Settings
 
@@ -24,15 +26,8 @@ T = TypeVar("T")
 
 # Slots are refilled when one in so many has ended.
 REFILL = 8
-# When the queue is empty and one fit in so many slots is left, there are so many times fewer slots:
-# a turn costs some operations, and some work for each slot, whether or not it is of use.
-FEW_LEFT, FEWER = 2, 16
-# Numbers of which each operation on the slots computes that many, at most. On a CPU beginning with
-# an operation takes as long as computing thousands, and so many still fit into a core's cache.
-NUMBERS_IN_SLOTS = {"cpu": 2**16}
-# Likewise where nothing is refilled, and more at a time only wait for the slowest.
-NUMBERS_AT_ONCE = {"cpu": 2**12}
-NUMBERS_ELSEWHERE = 2**26
+# When the queue is empty and one fit in so many slots is left, there may be fewer slots.
+FEW_LEFT = 2
 # Components of all slots together, whose logits are one matrix product.
 COLUMNS = 256
 
@@ -81,9 +76,11 @@ class Problems(NamedTuple):
 
 def slots_for(n_tasks: int, numbers: int, refilled: bool = False) -> int:
     """How many tasks at a time, each of which computes so many numbers."""
-    budgets = NUMBERS_IN_SLOTS if refilled else NUMBERS_AT_ONCE
-    budget = budgets.get(jax.default_backend(), NUMBERS_ELSEWHERE)
-    return max(1, min(n_tasks, budget // numbers))
+    if not isinstance(numbers, int):
+        # With a symbol of an export in it, which is not to be compared.
+        return 1
+    most = budget().in_slots if refilled else budget().at_once
+    return max(1, min(n_tasks, most // numbers))
 
 
 def at(tree: T, task: Array | int) -> T:
@@ -213,7 +210,7 @@ class Rounds(NamedTuple):
         slots = lax.while_loop(
             lambda slots: (slots.n_taken < n_queued) | (jnp.sum(slots.task < none) > fewest),
             partial(self.next_round, queue, n_queued, fewest),
-            Slots(jnp.asarray(0), jnp.full(size, none), states[:size], states, n_turns),
+            varying(Slots(jnp.asarray(0), jnp.full(size, none), states[:size], states, n_turns)),
         )
         return slots.states, slots.n_turns
 
@@ -241,13 +238,17 @@ def iterate_all(
     """
     packing = Packing.of(at(loops, 0))
     rounds = Rounds(problems, packing, wanted, tol, limit, settings)
-    states, n_turns = packing.pack(loops), jnp.asarray(0)
     n_tasks, n_components = loops[0].log_weights.shape
-    n_slots = problems.n_slots(n_tasks, n_components, refilled=True)
-    if n_slots >= 2 * FEWER:
-        states, n_turns = rounds.through_slots(n_slots, n_slots // FEW_LEFT, states, n_turns)
-        n_slots = n_slots // FEWER
-    states, n_turns = rounds.through_slots(n_slots, 0, states, n_turns)
+
+    def through() -> tuple[Array, Array]:
+        states, n_turns = varying((packing.pack(loops), jnp.asarray(0)), problems, wanted, tol)
+        n_slots, fewer = problems.n_slots(n_tasks, n_components, True), budget().fewer_slots
+        if n_slots >= 2 * fewer > 2:
+            states, n_turns = rounds.through_slots(n_slots, n_slots // FEW_LEFT, states, n_turns)
+            n_slots = n_slots // fewer
+        return rounds.through_slots(n_slots, 0, states, n_turns)
+
+    states, n_turns = by_platform(through)
     return packing.unpack(states), n_turns
 
 

@@ -10,7 +10,7 @@ from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
 from jaxgmm.covariance import Covariance, Full, diagonal_of_factors
-from jaxgmm.numerics import log_softmax
+from jaxgmm.numerics import log_softmax, varying
 
 Parameters = tuple[Array, Array, Covariance]
 
@@ -57,7 +57,8 @@ def _unwhitened(covariance: Covariance, labels: Array, noise: Array) -> Array:
 
     n_features = noise.shape[1]
     unroll = min(n_features, COLUMNS_AT_ONCE)
-    return lax.fori_loop(0, n_features, with_column, jnp.zeros_like(noise), unroll=unroll)
+    start = varying(jnp.zeros_like(noise), columns, labels)
+    return lax.fori_loop(0, n_features, with_column, start, unroll=unroll)
 
 
 @jax.custom_jvp

@@ -16,6 +16,8 @@ from jaxgmm.expectation import collect, expect
 from jaxgmm.frame import Frame, Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import at_least, at_most, smallest_variance
+from jaxgmm.placement import check_whole
+from jaxgmm.programs import PlatformProgram
 from jaxgmm.quadratic import reach_of
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Form, Structure, structure_named
@@ -62,6 +64,7 @@ def e_step(
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
     structure = structure_named(covariance_type or mixture.covariance_type)
     if log_prior is not None:
+        check_whole("log_prior", log_prior, 0, 1)
         log_prior = as_float_array("log_prior", log_prior).astype(x.dtype)
         if log_prior.shape != (x.shape[0], mixture.n_components):
             raise ValueError(
@@ -302,7 +305,7 @@ def as_they_are(x: Array, weights: Array) -> Rows:
     return Rows(frame, x, weights)
 
 
-@partial(jax.jit, static_argnames="full_second_moment")
+@partial(PlatformProgram, static_argnames="full_second_moment")
 def _e_step(
     mixture: GaussianMixture,
     x: Array,
@@ -361,7 +364,7 @@ def in_units_of_data(
     )
 
 
-@partial(jax.jit, static_argnames="full_second_moment")
+@partial(PlatformProgram, static_argnames="full_second_moment")
 def _accumulate(
     x: Array,
     responsibilities: Array,

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxgmm.conversion import as_float_array
 from jaxgmm.covariance import diagonal_of_factors
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import align, difference, einsum, square_root
+from jaxgmm.numerics import align, difference, einsum, square_root, varying
 from jaxgmm.validation import (
     as_query,
     check_count,
@@ -187,7 +187,7 @@ def _quantile(line: Line, probability: Array) -> Array:
         return jnp.where(is_below, middle, low), jnp.where(is_below, high, middle)
 
     n_halvings = 2 * jnp.finfo(means.dtype).nmant + 10
-    low, high = lax.fori_loop(0, n_halvings, halve, (low, high))
+    low, high = lax.fori_loop(0, n_halvings, halve, varying((low, high), line, probability))
     return _middle(low, high)
 
 

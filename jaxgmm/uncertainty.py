@@ -17,7 +17,8 @@ from jaxgmm.densities import log_density
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least, einsum, logsumexp
+from jaxgmm.numerics import at_least, einsum, logsumexp, varying
+from jaxgmm.programs import PlatformProgram
 from jaxgmm.steps import as_they_are
 from jaxgmm.structures import structure_named
 from jaxgmm.validation import check_choice, check_fit_arguments, is_concrete
@@ -69,11 +70,11 @@ def observed_information(
     return _observed_information(*check_fit_arguments(mixture, x, weights))
 
 
-@jax.jit
+@PlatformProgram
 def _observed_information(mixture: GaussianMixture, x: Array, weights: Array) -> Array:
     weights, unit = in_own_unit(weights)
     rows = as_they_are(x, weights)
-    point, unravel = ravel_pytree(unconstrain(mixture))
+    point, unravel = ravel_pytree(varying(unconstrain(mixture), rows))
 
     def log_likelihood(point: Array) -> Array:
         moved = constrain(unravel(point))
@@ -84,7 +85,7 @@ def _observed_information(mixture: GaussianMixture, x: Array, weights: Array) ->
 
 def hessian(function: Callable[[Array], Array], point: Array) -> Array:
     """Second derivatives (P, P) of a function of (P,), some directions at a time."""
-    directions = jnp.eye(point.size, dtype=point.dtype)
+    directions = varying(jnp.eye(point.size, dtype=point.dtype), point)
 
     def column(direction: Array) -> Array:
         return jax.jvp(jax.grad(function), (point,), (direction,))[1]
@@ -142,7 +143,7 @@ def standard_errors(
     return errors
 
 
-@partial(jax.jit, static_argnames="kind")
+@partial(PlatformProgram, static_argnames="kind")
 def _standard_errors(
     mixture: GaussianMixture, x: Array, weights: Array, kind: str
 ) -> StandardErrors:
@@ -151,7 +152,7 @@ def _standard_errors(
     frame = frame_of(x, weights, isinstance(mixture.covariance, Spherical))
     rows = Rows(frame, x, weights)
     center = frame.enter(mixture)
-    origin, unravel = ravel_pytree(origin_of(center))
+    origin, unravel = ravel_pytree(varying(origin_of(center), rows))
 
     def mixture_at(step: Array) -> GaussianMixture:
         return around(center, unravel(step))

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.conversion import as_float_array, from_host, is_concrete, is_small
+from jaxgmm.placement import check_points, check_whole
 
 
 def chosen_device(*arrays: Any) -> jax.Device | None:
@@ -42,6 +43,7 @@ def as_query(mixture: Any, x: ArrayLike) -> tuple[Any, Array]:
             f"x must be (..., {mixture.n_features}) for a mixture of {mixture.n_features} "
             f"features, got shape {x.shape}"
         )
+    check_points("x", x, mixture.n_components * mixture.n_features)
     return in_common_dtype(mixture, x)
 
 
@@ -69,6 +71,8 @@ def check_data(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | 
         ValueError: wrong shapes; no rows; or, where values are known, NaN or infinity in a row
             whose weight isn't 0, weights that are negative, not finite or all zero.
     """
+    check_whole("x", x, 0, 1)
+    check_whole("weights", weights, 0)
     x = as_float_array("x", x)
     if x.ndim != 2:
         hint = (
@@ -173,6 +177,7 @@ def as_responsibilities(
         TypeError: not numeric.
         ValueError: of another shape; where values are known, negative or not finite.
     """
+    check_whole("responsibilities", responsibilities, 0, 1)
     array = as_float_array("responsibilities", responsibilities)
     expected = (x.shape[0], "K" if n_components is None else n_components)
     good = array.ndim == 2 and array.shape[0] == x.shape[0] and array.shape[1] > 0
@@ -237,7 +242,8 @@ def check_count(name: str, value: Any, smallest: int) -> int:
 def check_n_components(value: Any, n_rows: int) -> int:
     """The number of components, known not to exceed the number of rows."""
     n_components = check_count("n_components", value, 1)
-    if n_components > n_rows:
+    # What isn't an int is a symbol of an export, which is not to be compared.
+    if isinstance(n_rows, int) and n_components > n_rows:
         raise ValueError(
             f"n_components={n_components} needs at least as many rows, x has {n_rows}; use fewer "
             "components"

@@ -25,7 +25,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import batching, blocks, rounds
+from jaxgmm import batching, blocks, budgets
 from jaxgmm.fitting import problem_of_each
 from jaxgmm.loop import begin
 from jaxgmm.rounds import Problems, iterate_all
@@ -351,7 +351,8 @@ def test_derivatives_are_those_of_single_fits(key):
 def test_slots_are_refilled(monkeypatch):
     """Of the steps that are made six in ten are needed, where `vmap` needs one in ten."""
     n_models, n_rows = 256, 64
-    monkeypatch.setitem(rounds.NUMBERS_IN_SLOTS, "cpu", n_rows * 2 * 32)
+    sizes = budgets.CPU._replace(in_slots=n_rows * 2 * 32)
+    monkeypatch.setattr(budgets, "CPU", sizes)
     random = np.random.default_rng(0)
     apart = np.where(random.random(n_models) < 0.95, 8.0, 0.0)
     x = (

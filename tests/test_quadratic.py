@@ -27,7 +27,8 @@ from helpers import (
 from jax.extend.core import jaxprs_in_params
 
 import jaxgmm as jg
-from jaxgmm import conversion, quadratic
+from jaxgmm import budgets, conversion, quadratic
+from jaxgmm.budgets import on_platform
 from jaxgmm.expectation import collect, collect_partition, expect_by_differences
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.kmeans import Nearest
@@ -48,11 +49,11 @@ def rows_of(x, weights, isotropic):
     return Rows(frame_of(x, weights, isotropic), x, weights)
 
 
-@pytest.mark.parametrize("in_block", [quadratic.FEATURES_IN_BLOCK, 4], ids=["whole", "blocks"])
+@pytest.mark.parametrize("in_block", [None, 4], ids=["whole", "blocks"])
 @pytest.mark.parametrize("shared", [False, True], ids=["each", "together"])
 def test_statistics_are_those_of_differences(monkeypatch, covariance_type, shared, in_block):
     """Of each component, or where they share a covariance of all of them together."""
-    monkeypatch.setattr(quadratic, "FEATURES_IN_BLOCK", in_block)
+    monkeypatch.setattr(budgets, "CPU", budgets.CPU._replace(features_in_block=in_block))
     weights = np.random.default_rng(0).uniform(0.5, 2, size=N)
     weights[::7] = 0
     structure = STRUCTURES[covariance_type]
@@ -238,16 +239,16 @@ def innermost_loops(jaxpr):
             yield equation
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_the_choice_of_a_form_stays_a_choice_in_a_batch(monkeypatch, backend):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_choice_of_a_form_stays_a_choice_in_a_batch(monkeypatch, platform):
     """A branch, or the turns of two sums, of which one has none for all members."""
     monkeypatch.setattr(quadratic, "SMALLEST_PASS", 0)
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     jax.clear_caches()
     start = start_from_labels(blobs(), "full")
 
     def program(function, x):
-        return jax.make_jaxpr(function)(array(x)).jaxpr
+        with on_platform(platform):
+            return jax.make_jaxpr(function)(array(x)).jaxpr
 
     def fit(x):
         return jg.em(start, x, max_iter=13).log_likelihood
@@ -255,7 +256,7 @@ def test_the_choice_of_a_form_stays_a_choice_in_a_batch(monkeypatch, backend):
     for function in (fit, jax.grad(fit)):
         alone = program(function, blobs())
         batch = program(jax.vmap(function), np.stack([blobs()] * 2))
-        if backend == "cpu":
+        if platform == "cpu":
             loops = list(innermost_loops(batch))
             assert len(loops) == len(list(innermost_loops(alone))) >= 2
             assert all(loop.params["cond_jaxpr"].out_avals[0].shape == () for loop in loops)

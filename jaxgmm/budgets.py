@@ -1,0 +1,143 @@
+"""How much is done at a time, by platform: the only file that asks which platform it is.
+
+A program is for the platform of the devices that its arguments were committed to; without any, for
+that of JAX's default device, and else of its default backend. Where somebody else's program is
+being traced, nobody knows yet: it may be exported for another platform. So what can, is traced for
+a CPU and for accelerators, and JAX lowers the one that is wanted.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax import lax
+
+T = TypeVar("T")
+
+
+class Budget(NamedTuple):
+    """Sizes that were tuned for a platform.
+
+    Attributes:
+        chunk: numbers in the intermediate arrays of a chunk of rows.
+        overlaps: whether the last chunk starts early, so that all are one program; or else what is
+            left behind whole chunks is another one, and no row is computed twice.
+        features_in_block: so many features at most are multiplied at a time; None for all.
+        sums_are_products: whether sums of many rows are made by a product with ones.
+        branches_are_slow: whether operations inside of a branch have less of the machine.
+        in_slots: numbers of which each operation on slots computes that many, at most.
+        at_once: likewise where nothing is refilled, and more only wait for the slowest.
+        fewer_slots: when the queue is empty and few fits are left, there are so many times fewer
+            slots; 1 for never.
+    """
+
+    chunk: int
+    overlaps: bool
+    features_in_block: int | None
+    sums_are_products: bool
+    branches_are_slow: bool
+    in_slots: int
+    at_once: int
+    fewer_slots: int
+
+
+# Beginning with an operation takes as long as computing thousands of numbers, of which so many
+# still fit into a core's cache; panels of longer products don't. A turn costs some operations, and
+# some work for each slot, whether or not it is of use. XLA splits neither sums nor what is in a
+# branch among cores.
+CPU = Budget(
+    chunk=2**18,
+    overlaps=True,
+    features_in_block=560,
+    sums_are_products=True,
+    branches_are_slow=True,
+    in_slots=2**16,
+    at_once=2**12,
+    fewer_slots=16,
+)
+# What fills a device, and fits into its memory.
+ACCELERATOR = Budget(
+    chunk=2**26,
+    overlaps=False,
+    features_in_block=None,
+    sums_are_products=False,
+    branches_are_slow=False,
+    in_slots=2**26,
+    at_once=2**26,
+    fewer_slots=1,
+)
+# XLA's GPU backend cuts products over many rows into pieces, and where they are no multiple of
+# these, it copies what is multiplied. Chunks on an accelerator are multiples of so many rows, but
+# for a single one that is no longer than some of these.
+ALIGNED_ROWS, FEW_ALIGNED = 2**12, 16
+
+_platform_of_program: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+@contextmanager
+def on_platform(name: str | None) -> Iterator[None]:
+    """Within, programs are made for a platform; None where nobody knows which one."""
+    token = _platform_of_program.set(name)
+    try:
+        yield
+    finally:
+        _platform_of_program.reset(token)
+
+
+def made_for(platform: str | None, function: Callable[..., T]) -> Callable[..., T]:
+    """The function, traced for a platform."""
+
+    @wraps(function)
+    def traced(*arguments: Any, **named: Any) -> T:
+        with on_platform(platform):
+            return function(*arguments, **named)
+
+    return traced
+
+
+def platform_of(*arrays: Any) -> str | None:
+    """The platform of a program with these arguments, such as "cpu", "gpu" or "tpu".
+
+    None where it can't be known, as a program is being traced.
+    """
+    given = _platform_of_program.get()
+    if given is not None:
+        return given
+    traced = False
+    for array in arrays:
+        if isinstance(array, jax.core.Tracer):
+            traced = True
+        elif getattr(array, "committed", False):
+            return next(iter(array.sharding.device_set)).platform
+    return None if traced and _may_go_elsewhere() else default_platform()
+
+
+def _may_go_elsewhere() -> bool:
+    """Whether what is traced now may run on another platform than the default one."""
+    return isinstance(lax.iota(np.int32, 1), jax.core.Tracer) or default_platform() != "cpu"
+
+
+def default_platform() -> str:
+    """The platform of a program whose arguments don't say: that of the mesh, or JAX's default."""
+    mesh_device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    device = mesh_device or getattr(jax.config, "jax_default_device", None)
+    name = getattr(device, "platform", device) or jax.default_backend()
+    return str(name)
+
+
+def budget() -> Budget:
+    """The sizes for the program that is being made; where nobody knows, for the default one."""
+    return CPU if (_platform_of_program.get() or default_platform()) == "cpu" else ACCELERATOR
+
+
+def by_platform(function: Callable[[], T]) -> T:
+    """What a function returns that asks for the `budget`, with results of the same shapes."""
+    if _platform_of_program.get() is not None or not _may_go_elsewhere():
+        return function()
+    # Where derivatives go backward, neither keeps what the other one makes.
+    cpu, accelerator = (jax.checkpoint(made_for(name, function)) for name in ("cpu", "accelerator"))
+    return lax.platform_dependent(cpu=cpu, default=accelerator)

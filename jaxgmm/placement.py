@@ -1,0 +1,97 @@
+"""Where arrays are, and how long they may be, known before anything is compiled or copied."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from jaxgmm.budgets import default_platform
+from jaxgmm.chunks import chunk_size
+
+# Numbers of rows are 32-bit integers.
+MOST_ROWS = 2**31 - 1
+
+
+def check_length(name: str, value: Any) -> None:
+    """ValueError if an array, or what can be made one, is too long along any axis."""
+    for length in getattr(value, "shape", ()):
+        if isinstance(length, int) and length > MOST_ROWS:
+            raise ValueError(
+                f"{name} may have at most 2³¹ - 1 = {MOST_ROWS} rows, got shape "
+                f"{tuple(value.shape)}; gather statistics of parts of it by e_step, add them, and "
+                "give the sum to m_step"
+            )
+
+
+def is_split(array: Any, *axes: int) -> bool:
+    """Whether an array is spread over devices along any of its axes; as far as can be known."""
+    if not isinstance(array, jax.Array):
+        return False
+    if not isinstance(array, jax.core.Tracer):
+        if len(array.sharding.device_set) == 1:
+            return False
+        of_shard = array.sharding.shard_shape(array.shape)
+        return any(of_shard[axis] != array.shape[axis] for axis in axes if axis < array.ndim)
+    spec = jax.typeof(array).sharding.spec
+    return any(spec[axis] is not None for axis in axes if axis < len(spec))
+
+
+def check_whole(name: str, array: Any, *axes: int) -> None:
+    """ValueError if an array is spread over devices along any of its axes."""
+    if is_split(array, *axes):
+        raise ValueError(
+            f"{name} is split over devices, each of which would gather all of it; call e_step on "
+            "each one's own rows inside jax.shard_map, add the statistics by psum, and give the "
+            "sum to m_step"
+        )
+
+
+def check_points(name: str, array: Any, numbers_per_point: int) -> None:
+    """ValueError if an array (..., D) holds too many points, or devices would gather them.
+
+    What is spread along axes that JAX chooses itself is asked element by element, as long as all
+    points are one chunk.
+
+    Args:
+        name: of the array.
+        array: of points.
+        numbers_per_point: that are computed on the way.
+    """
+    leading = array.shape[:-1]
+    if not all(isinstance(length, int) for length in leading):
+        return
+    n_points = math.prod(leading)
+    if n_points > MOST_ROWS:
+        check_length(name, jax.ShapeDtypeStruct((n_points, array.shape[-1]), array.dtype))
+    if not is_split(array, *range(array.ndim)):
+        return
+    has_split_type = any(axis is not None for axis in jax.typeof(array).sharding.spec)
+    if has_split_type or chunk_size(n_points, numbers_per_point).on_cpu < n_points:
+        raise ValueError(
+            f"{name} is split over devices, each of which would gather all of it; ask for each "
+            "one's own points inside jax.shard_map, and add what is a sum by psum"
+        )
+
+
+def on_host(*arrays: Any) -> bool:
+    """Whether NumPy can read arrays of known values without a transfer."""
+    devices: set[jax.Device] = set()
+    for array in arrays:
+        devices |= array.sharding.device_set if isinstance(array, jax.Array) else set()
+    return all(device.platform == "cpu" for device in devices)
+
+
+@contextmanager
+def made_on_host() -> Iterator[None]:
+    """Within, arrays are made where NumPy can read them without a transfer, if JAX has a CPU."""
+    if default_platform() == "cpu":
+        yield
+        return
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        host = None
+    with jax.default_device(host):
+        yield

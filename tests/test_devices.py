@@ -1,0 +1,51 @@
+"""Rows over many devices: eight of a CPU, in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import by_dtype
+
+CLOSE = by_dtype(1e-4, 1e-9)
+
+
+@pytest.fixture(scope="module")
+def report():
+    script = Path(__file__).with_name("eight_devices.py")
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    found = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    return json.loads(found.stdout)
+
+
+def test_inside_shard_map_each_device_has_what_its_own_rows_give(report):
+    """Where JAX checks over which axes things vary, as it does unless told not to."""
+    assert {name: gap for name, gap in report["in shard_map"].items() if not gap < CLOSE} == {}
+
+
+def test_statistics_of_all_devices_are_those_of_all_rows(report):
+    """By the README's recipe, which moves nothing but statistics between devices."""
+    assert report["recipe"] < 10 * CLOSE
+    assert report["recipe sums"] and not report["recipe gathers"]
+
+
+def test_split_rows_are_refused_with_the_way_out(report):
+    refusals = {**report["refused"], "em, jit": report["refused in jit"]}
+    for name, text in refusals.items():
+        assert text.startswith("ValueError: x is split over devices"), (name, text)
+        assert "jax.shard_map" in text and "psum" in text and text.count("\n") == 0, name
+
+
+def test_densities_of_split_points_stay_where_the_points_are(report):
+    assert report["points"] < CLOSE
+    assert report["labels"] and not report["points gather"]
+
+
+def test_copies_on_several_devices_and_split_models_are_fitted(report):
+    assert report["replicated"] < CLOSE
+    assert report["models"] < by_dtype(1e-2, 1e-6)
