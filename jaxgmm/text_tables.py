@@ -169,14 +169,23 @@ def _header(path: Path, file: TextIO) -> tuple[Header, Iterator[tuple[int, list[
         delimiter = start.strip("\r\n")[4:5] or "\t"
         n_before, start = n_before + 1, next(file, "")
     second = list(itertools.islice(file, 1))
+    latest = ""
+
+    def raw_lines() -> Iterator[str]:
+        nonlocal latest
+        for line in itertools.chain([start], second, file):
+            latest = line
+            yield line
+
     reader = csv.reader(
-        itertools.chain([start], second, file),
+        raw_lines(),
         delimiter=delimiter or _delimiter(start, *second),
         skipinitialspace=True,
         strict=True,
     )
+    # A row of one cell may be empty, in quotes; an empty line is no row.
     lines: Iterator[tuple[int, list[str]]] = (
-        (n_before + reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip()
+        (n_before + reader.line_num, row) for row in reader if len(row) > 1 or latest.strip()
     )
     n_line, first = next(lines, (n_before + 1, [""]))
     cells = [cell.strip() for cell in first]

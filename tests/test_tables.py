@@ -292,6 +292,11 @@ def test_missing_values_are_nan_where_they_are_allowed(written, name):
     np.testing.assert_array_equal(rows, [[1, 2], [nan, 4], [nan, nan], [7, nan]])
 
 
+def test_empty_cell_of_a_single_column_is_a_row_and_an_empty_line_is_none(written):
+    _, rows = read_table(written('a\n1\n""\n\n  \n3\n'), allow_missing=True)
+    np.testing.assert_array_equal(rows, [[1], [np.nan], [3]])
+
+
 @pytest.mark.parametrize("name", ["table.csv", "table.npy", "table.parquet"])
 def test_infinity_is_no_missing_value(written, name):
     content = {
