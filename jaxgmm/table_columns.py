@@ -91,29 +91,30 @@ class Choice(NamedTuple):
         return kept
 
     def _matching(self, header: Header, expected: Sequence[str]) -> list[int]:
-        """The columns with the model's names."""
+        """The columns with the model's names, of which blanks at the ends don't count."""
         everything = range(len(header.names))
         among = everything if self.columns is None else _positions(header, self.columns)
-        names = [header.names[i] for i in among]
         if self.columns is not None and _made_up(expected) is not None:
             return [*among]
-        missing = [name for name in expected if name not in set(names)]
+        expected = [name.strip() for name in expected]
+        place = {header.names[i].strip(): i for i in among}
+        counts = Counter(header.names[i].strip() for i in among)
+        missing = [name for name in expected if name not in place]
         if missing:
             raise TableError(
                 f"{header.path} has no column {listed(missing, repr)}, which the model was fitted "
-                f"to; {'its' if self.columns is None else 'the chosen'} columns are {listed(names)}"
+                f"to; {'its' if self.columns is None else 'the chosen'} columns are "
+                f"{listed([*place])}"
             )
-        counts = Counter(names)
         for name in expected:
             if counts[name] > 1:
                 raise TableError(f"{header.path} has {counts[name]} columns named {name!r}")
-        if self.columns is not None and len(among) > len(expected):
-            unknown = [name for name in names if name not in set(expected)]
+        if self.columns is not None and len(place) > len(expected):
+            unknown = sorted({*place} - {*expected})
             raise TableError(
                 f"the model was not fitted to {listed(unknown, repr)} of {header.path}, but to "
                 f"{listed(expected)}"
             )
-        place = {header.names[i]: i for i in among}
         return [place[name] for name in expected]
 
     def _standing(self, header: Header, expected: Sequence[str]) -> list[int]:

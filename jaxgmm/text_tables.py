@@ -145,7 +145,7 @@ def _undecoded(error: UnicodeDecodeError) -> str:
 def _parse(
     path: Path, file: TextIO, choice: Choice, block_rows: int, allow_missing: bool
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    header, lines = _header(path, file)
+    header, lines = _header(path, file, [name.strip() for name in choice.expected or ()])
     chosen = choice.of(header)
     names = [header.names[i] for i in chosen]
     yield names, np.empty((0, len(names)))
@@ -158,8 +158,14 @@ def _parse(
         yield names, np.array(values).reshape(-1, len(chosen))
 
 
-def _header(path: Path, file: TextIO) -> tuple[Header, Iterator[tuple[int, list[str]]]]:
-    """What the first line says, and the rows with their lines' numbers."""
+def _header(
+    path: Path, file: TextIO, expected: list[str]
+) -> tuple[Header, Iterator[tuple[int, list[str]]]]:
+    """What the first line says, and the rows with their lines' numbers.
+
+    The line is a header if it holds all expected names, be they numbers, or else a cell that is no
+    number.
+    """
     n_before, start = next(((n, line) for n, line in enumerate(file) if line.strip()), (0, ""))
     if not start:
         raise TableError(f"{path} is empty")
@@ -192,9 +198,11 @@ def _header(path: Path, file: TextIO) -> tuple[Header, Iterator[tuple[int, list[
     made_up = numbered(len(first))
     # The names of a frame without names are numbers, with nothing above its index.
     is_frame = cells == ["", *map(str, range(len(cells) - 1))] and len(cells) > 1
-    if not is_frame and all(_is_number(cell) or _is_missing(cell) for cell in cells):
+    is_known = bool(expected) and {*expected} <= {*cells}
+    if not (is_frame or is_known) and all(map(_is_number_or_missing, cells)):
         return Header(path, made_up, False, []), itertools.chain([(n_line, first)], lines)
-    cells[0] = cells[0].removeprefix("#").strip()
+    if cells[0] not in expected:
+        cells[0] = cells[0].removeprefix("#").strip()
     names = [cell or name for cell, name in zip(cells, made_up, strict=True)]
     return Header(path, names, True, index_columns(cells)), lines
 
@@ -266,3 +274,7 @@ def _is_number(cell: str) -> bool:
 
 def _is_missing(cell: str) -> bool:
     return cell.strip().lower() in MISSING
+
+
+def _is_number_or_missing(cell: str) -> bool:
+    return _is_number(cell) or _is_missing(cell)

@@ -128,6 +128,21 @@ def test_fit_writes_names_that_show_and_sample_give_back(capsys, fitted):
     assert read_table("draws.parquet")[0] == ["height", "weight", "label"]
 
 
+@pytest.mark.parametrize(
+    "names", [["0", "1"], ["NA", "None"], [" a ", "#b"], ['"quoted"; x', "two\nlines"], ["é", "身"]]
+)
+def test_draws_are_read_with_any_names(capsys, names):
+    with jax.enable_x64(True):
+        jg.save("odd.npz", mixture(), feature_names=names)
+    expected = None
+    for ending in ("csv", "parquet", "npy"):
+        run(capsys, "sample", "odd.npz", "-n", "9", "--output", f"draws.{ending}")
+        out = run(capsys, "score", "odd.npz", f"draws.{ending}").out
+        assert f"draws.{ending}: 9 rows" in out
+        expected = expected or total(out)
+        assert total(out) == expected
+
+
 def test_label_has_a_name_of_its_own(capsys):
     with jax.enable_x64(True):
         jg.save("labels.npz", mixture(), feature_names=["label", "label_"])
