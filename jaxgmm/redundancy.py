@@ -147,21 +147,32 @@ def _dependent(
     A Cholesky decomposition of the correlations goes from feature to feature. Its pivot is the
     part r² of a feature's variance that earlier ones leave over, of which b are the coefficients.
     Regularization λ and rounding add (λ + D·eps)(1 + |b|²) to the variance in this direction: less
-    than that is what makes a component degenerate. And r may be
-    as large as the rounding errors of the numbers themselves, eps/2 of each.
+    than that is what makes a component degenerate. And r may be as large as the rounding errors of
+    the numbers themselves, eps/2 of each.
     """
-    correlation, deviation = _correlations(x, weights, features, spread)
     n_features, eps = features.size, float(np.finfo(x.dtype).eps)
-    by_rounding = eps / 2 * magnitude / deviation
     by_covariance = default_reg_covar(x.dtype) + n_features * eps
-    suspicious = max(1e-6, 100 * by_covariance, float(np.max(100 * by_rounding)) ** 2)
+
+    def judged(step: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Correlations in one row of several, the rounding of the data, and a clear pivot."""
+        some = None if weights is None else weights[::step]
+        correlation, deviation = _correlations(x[::step], some, features, spread)
+        by_rounding = eps / 2 * magnitude / deviation
+        clear = max(1e-6, 100 * by_covariance, min(1, 200 * float(np.max(by_rounding))) ** 2)
+        return correlation, by_rounding, clear
+
+    # What is no linear function in some of the rows is none in all.
+    for step in sorted({max(1, len(x) // (20 * n_features)), 1}, reverse=True):
+        correlation, by_rounding, clear = judged(step)
+        if _is_clear(correlation, clear):
+            return []
     kept: list[int] = []
     found = []
     factor = np.zeros((n_features, n_features))
     for j in range(n_features):
         row = factor[j, : len(kept)]
         column = correlation[j:, j] - factor[j:, : len(kept)] @ row
-        if column[0] < suspicious:
+        if column[0] < clear:
             b = _solve_transposed(factor[kept, : len(kept)], row)
             tolerance = by_covariance * (1 + b @ b)
             tolerance += (by_rounding[j] + np.abs(b) @ by_rounding[kept]) ** 2
@@ -174,6 +185,14 @@ def _dependent(
         factor[j:, len(kept)] = column / np.sqrt(column[0])
         kept.append(j)
     return found
+
+
+def _is_clear(correlation: np.ndarray, clear: float) -> bool:
+    """Whether all pivots are larger than that."""
+    try:
+        return bool(np.min(np.diagonal(np.linalg.cholesky(correlation)) ** 2) > clear)
+    except np.linalg.LinAlgError:
+        return False
 
 
 def _correlations(

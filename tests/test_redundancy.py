@@ -88,6 +88,16 @@ def test_more_features_than_rows_are_redundant_only_as_copies():
     assert redundant_features(np.concatenate([wide] * 1100)) == []
 
 
+def test_rare_values_and_rare_differences_are_seen_among_many_rows():
+    n_rows = 20_000
+    a, b = np.random.default_rng(1).normal(size=(2, n_rows))
+    alarm = (np.arange(n_rows) == 77).astype(float)
+    once = a.copy()
+    once[78] += 1.0
+    assert found(a, b, 1e9 + alarm, once) == []
+    assert found(a, b, 1e9 + alarm, 2 * b) == [Redundancy(3, (1,))]
+
+
 def test_without_linear_functions_only_constant_features_count():
     assert found(A, A, np.ones(N), linear=False) == [Redundancy(2)]
 
