@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgmm.command_line.checks import check_components
-from jaxgmm.command_line.messages import counted, listed, say
+from jaxgmm.command_line.messages import counted, listed, say, shown
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.redundancy import described, redundant_features
 from jaxgmm.storage import as_arrays, check_parameters, load
@@ -62,8 +62,8 @@ def _without_redundant(
         rows = counted(len(x), "row")
         raise ValueError(f"every column is constant in all of {rows} ({listed(names)})")
     if found:
-        columns = counted(len(found), "column")
-        say(f"left out {columns}: {described(found, lambda i: repr(names[i]))}")
+        reasons = described(found, lambda i: f"'{shown(names[i])}'")
+        say(f"left out {counted(len(found), 'column')}: {reasons}")
     return kept
 
 
