@@ -15,6 +15,7 @@ from jaxgmm.batching import check_batch
 from jaxgmm.criteria import criteria_of, free_parameters
 from jaxgmm.initialization import STARTS
 from jaxgmm.padding import with_padding
+from jaxgmm.redundancy import warn_of_redundancy
 from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import at
 from jaxgmm.settings import check_reg_covar, check_tol
@@ -148,6 +149,10 @@ def select(
         TypeError, ValueError: as for `fit`, before anything is compiled; inside of a
             transformation, as a sweep looks at the results of its fits.
 
+    Warns:
+        UserWarning: all fits of a covariance type are degenerate because of features that are
+            constant, or follow from others.
+
     Example:
         >>> import jax, jaxgmm as jg
         >>> key = jax.random.key(0)
@@ -164,6 +169,7 @@ def select(
     n_folds = _checked_folds(criterion, n_folds, one_standard_error, of_rows)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
     kept = kept_in_folds(key, of_rows, n_folds)
+    given = x
     x, weights = with_padding(x, weights, key)
     weights, unit = in_own_unit(weights)
     kept = np.pad(kept, [(0, 0), (0, x.shape[0] - kept.shape[1])])
@@ -183,6 +189,7 @@ def select(
             table[number] = table_row(fits[number], candidates[number], total, float(unit))
             if callback is not None:
                 callback(table[number])
+    warn_of_redundancy(table, given, of_rows)
     return selection_of(table, fits, candidates, criterion, one_standard_error, unit)
 
 

@@ -56,12 +56,15 @@ def check_tol(tol: ArrayLike, x: Array) -> Array:
 
 
 def check_reg_covar(reg_covar: ArrayLike | None, x: Array) -> Array:
-    """λ, or its default: a thousandth of the variance of a cluster that is a thousand (float32) or
-    a million (float64) times narrower than the data.
-
-    One that is traced, and turns out to be negative, is NaN, and so is the fit.
-    """
-    default = 1e-15 if x.dtype == jnp.float64 else 1e-9
-    given = check_number("reg_covar", default if reg_covar is None else reg_covar)
+    """λ, or its default; one that is traced, and turns out to be negative, is NaN, and so is the fit."""
+    given = check_number(
+        "reg_covar", default_reg_covar(x.dtype) if reg_covar is None else reg_covar
+    )
     given = jnp.asarray(given, x.dtype)
     return given if is_concrete(given) else jnp.where(given >= 0, given, jnp.nan)
+
+
+def default_reg_covar(dtype: jnp.dtype) -> float:
+    """A thousandth of the variance of a cluster that is a thousand (float32) or a million (float64)
+    times narrower than the data."""
+    return 1e-15 if dtype == jnp.float64 else 1e-9

@@ -2,14 +2,15 @@
 
 import hashlib
 import io
+import json
 import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -19,28 +20,37 @@ from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.validation import check_known
 
-FORMAT = "jaxgmm mixture 1"
+FORMAT, FORMAT_WITH_NAMES = "jaxgmm mixture 1", "jaxgmm mixture 2"
 CLASSES: dict[str, type[Covariance]] = {
     "full": Full,
     "diagonal": Diagonal,
     "spherical": Spherical,
 }
+PARAMETERS = ("log_weights", "means", "scale")
 DIGEST_LENGTH = 64
 
 
-def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
+def save(
+    path: str | os.PathLike[str] | BinaryIO,
+    mixture: GaussianMixture,
+    *,
+    feature_names: Sequence[str] | None = None,
+) -> None:
     """Writes a mixture, or a batch of them, so that `load` gives exactly the same arrays.
 
     The file appears whole or not at all: it is written under another name in the same folder and
     then renamed. It is an ordinary npz file with a checksum in the archive's comment.
 
     Args:
-        path: where to; an existing file is replaced.
+        path: where to; an existing file is replaced. Or a file object, open for writing bytes.
         mixture: finite, with any batch axes in front.
+        feature_names: D different names of the features, for all mixtures of a batch.
 
     Raises:
-        TypeError: not a mixture, or one that is being traced.
-        ValueError: the parameters are not those of a mixture.
+        TypeError: not a mixture, one that is being traced, names that are no strings, or a file
+            object for text.
+        ValueError: the parameters are not those of a mixture, or the names not those of its
+            features.
         OSError: the place can't be written.
     """
     if not isinstance(mixture, GaussianMixture):
@@ -50,6 +60,11 @@ def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
         )
     check_known("save", mixture)
     arrays = as_arrays(mixture)
+    if feature_names is not None:
+        arrays |= {
+            "format": np.array(FORMAT_WITH_NAMES),
+            "feature_names": _encoded(feature_names),
+        }
     check_parameters(arrays)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -58,74 +73,128 @@ def save(path: str | os.PathLike[str], mixture: GaussianMixture) -> None:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
         archive.comment = b"0" * DIGEST_LENGTH
     content = buffer.getvalue()[:-DIGEST_LENGTH]
-    with written_atomically(Path(path)) as file:
-        file.write(content + _digest(content))
+    content += _digest(content)
+    if isinstance(path, (str, os.PathLike)):
+        with written_atomically(Path(path)) as file:
+            file.write(content)
+    elif isinstance(path, io.TextIOBase) or not hasattr(path, "write"):
+        raise TypeError(f"path must be a path or a file open for writing bytes, got {path!r}")
+    else:
+        path.write(content)
 
 
-def load(path: str | os.PathLike[str]) -> GaussianMixture:
+@overload
+def load(
+    path: str | os.PathLike[str] | BinaryIO, *, return_feature_names: Literal[False] = False
+) -> GaussianMixture: ...
+
+
+@overload
+def load(
+    path: str | os.PathLike[str] | BinaryIO, *, return_feature_names: Literal[True]
+) -> tuple[GaussianMixture, list[str] | None]: ...
+
+
+def load(
+    path: str | os.PathLike[str] | BinaryIO, *, return_feature_names: bool = False
+) -> GaussianMixture | tuple[GaussianMixture, list[str] | None]:
     """Reads what `save` wrote. Executes nothing that the file holds.
 
     Args:
-        path: the file.
+        path: the file; or a file object, open for reading bytes, of which all that follows is read.
+        return_feature_names: whether to return the names of the features, too.
 
     Returns:
         The mixture, bit for bit; while JAX's 64-bit mode is off, float64 parameters are cut to
-        float32, with a warning.
+        float32, with a warning. With `return_feature_names` also its D names, or None if it was
+        saved without.
 
     Raises:
+        TypeError: a file object for text.
         ValueError: the file is truncated, damaged, foreign, of another format version, or its
             parameters are not those of a mixture; or they would not be, cut to float32.
         OSError: the file can't be read.
+
+    Example:
+        >>> import io, jaxgmm as jg
+        >>> mixture = jg.GaussianMixture.create([1.0], [[0.0, 0.0]], [1.0], "spherical")
+        >>> file = io.BytesIO()
+        >>> jg.save(file, mixture, feature_names=["height", "weight"])
+        >>> _ = file.seek(0)
+        >>> jg.load(file, return_feature_names=True)[1]
+        ['height', 'weight']
     """
-    content = Path(path).read_bytes()
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise ValueError(f"{path} is not a jaxgmm file, or is truncated")
-    if _digest(content[:-DIGEST_LENGTH]) != content[-DIGEST_LENGTH:]:
-        raise ValueError(f"{path} is damaged, or was not written by jaxgmm: its checksum is wrong")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} can't be read as npz: {error}") from None
-    try:
-        check_parameters(arrays)
-    except ValueError as error:
-        raise ValueError(f"{path} does not hold a mixture: {error}") from None
-    dtypes = {arrays[name].dtype for name in ("log_weights", "means", "scale")}
+    name, content = _content(path)
+    arrays = _checked_arrays(name, content)
+    dtypes = {arrays[entry].dtype for entry in PARAMETERS}
     if np.dtype(np.float64) in dtypes and jnp.result_type(float) != np.float64:
         warnings.warn(
-            f"{path} holds float64 parameters, which are cut to float32 because JAX's 64-bit mode "
+            f"{name} holds float64 parameters, which are cut to float32 because JAX's 64-bit mode "
             "is off",
             stacklevel=2,
         )
     with np.errstate(over="ignore"):
         floats = {
-            name: arrays[name].astype(jax.dtypes.canonicalize_dtype(arrays[name].dtype))
-            for name in ("log_weights", "means", "scale")
+            entry: arrays[entry].astype(jax.dtypes.canonicalize_dtype(arrays[entry].dtype))
+            for entry in PARAMETERS
         }
     try:
         check_parameters(arrays | floats)
     except ValueError as error:
         raise ValueError(
-            f"{path} holds float64 parameters that don't fit in float32 ({error}); call "
+            f"{name} holds float64 parameters that don't fit in float32 ({error}); call "
             "jax.config.update('jax_enable_x64', True) first"
         ) from None
     covariance = CLASSES[str(arrays["covariance"])](jnp.asarray(floats["scale"]))
-    return GaussianMixture(
+    mixture = GaussianMixture(
         jnp.asarray(floats["log_weights"]), jnp.asarray(floats["means"]), covariance
     )
+    if not return_feature_names:
+        return mixture
+    encoded = arrays.get("feature_names")
+    return mixture, None if encoded is None else json.loads(encoded.tobytes())
+
+
+def _content(path: str | os.PathLike[str] | BinaryIO) -> tuple[str, bytes]:
+    """What a file is called in complaints, and all of its bytes."""
+    if isinstance(path, (str, os.PathLike)):
+        return str(path), Path(path).read_bytes()
+    content = path.read() if hasattr(path, "read") else None
+    if not isinstance(content, bytes):
+        raise TypeError(f"path must be a path or a file open for reading bytes, got {path!r}")
+    return str(getattr(path, "name", "the file object")), content
+
+
+def _checked_arrays(name: str, content: bytes) -> dict[str, np.ndarray]:
+    """The entries of a file, known to be those of a mixture; ValueError if they are not."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise ValueError(f"{name} is not a jaxgmm file, or is truncated")
+    if _digest(content[:-DIGEST_LENGTH]) != content[-DIGEST_LENGTH:]:
+        raise ValueError(f"{name} is damaged, or was not written by jaxgmm: its checksum is wrong")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {entry: archive[entry] for entry in archive.files}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{name} can't be read as npz: {error}") from None
+    try:
+        check_parameters(arrays)
+    except ValueError as error:
+        raise ValueError(f"{name} does not hold a mixture: {error}") from None
+    return arrays
 
 
 def check_parameters(arrays: dict[str, np.ndarray]) -> None:
     """ValueError unless these are the arrays of a mixture, batch axes in front."""
-    expected = {"format", "covariance", "log_weights", "means", "scale"}
+    expected, own_format = {"format", "covariance", *PARAMETERS}, FORMAT
+    if "feature_names" in arrays:
+        expected, own_format = expected | {"feature_names"}, FORMAT_WITH_NAMES
     if set(arrays) != expected:
         raise ValueError(f"expected the entries {sorted(expected)}, got {sorted(arrays)}")
-    if str(arrays["format"]) != FORMAT:
-        raise ValueError(f"expected format {FORMAT!r}, got {str(arrays['format'])!r}")
+    if str(arrays["format"]) != own_format:
+        raise ValueError(f"expected format {own_format!r}, got {str(arrays['format'])!r}")
     if str(arrays["covariance"]) not in CLASSES:
         raise ValueError(f"unknown covariance storage {str(arrays['covariance'])!r}")
-    log_weights, means, scale = (arrays[name] for name in ("log_weights", "means", "scale"))
+    log_weights, means, scale = (arrays[name] for name in PARAMETERS)
     if not all(array.dtype in (np.float32, np.float64) for array in (log_weights, means, scale)):
         raise ValueError("parameters must be float32 or float64")
     if means.ndim < 2 or 0 in means.shape or log_weights.shape != means.shape[:-1]:
@@ -137,6 +206,8 @@ def check_parameters(arrays: dict[str, np.ndarray]) -> None:
     if scale.shape not in [(*shape, *of_component) for shape in leading]:
         raise ValueError(f"covariance factors {scale.shape} don't agree with means {means.shape}")
     _check_values(log_weights, means, scale, bool(of_component) and len(of_component) == 2)
+    if "feature_names" in arrays:
+        _check_names(arrays["feature_names"], n_features)
 
 
 def _check_values(
@@ -151,6 +222,35 @@ def _check_values(
         raise ValueError("covariance factors must be lower triangular")
     if not np.all((np.diagonal(scale, axis1=-2, axis2=-1) if triangular else scale) > 0):
         raise ValueError("covariance factors must have a positive diagonal")
+
+
+def _encoded(names: Sequence[str]) -> np.ndarray:
+    """Names as the bytes of JSON, which one long name doesn't widen for all others."""
+    names = [names] if isinstance(names, str) else list(names)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"feature_names must be strings, got {names!r}")
+    # NumPy's strings are str, too, and become Python's.
+    return np.frombuffer(json.dumps([str(name) for name in names]).encode(), np.uint8)
+
+
+def _check_names(encoded: np.ndarray, n_features: int) -> None:
+    """ValueError unless these are the bytes of D different names."""
+    if encoded.dtype != np.uint8 or encoded.ndim != 1:
+        raise ValueError("feature_names must be bytes (uint8) on one axis")
+    try:
+        names = json.loads(encoded.tobytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"feature_names are not JSON: {error}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("feature_names must be a list of strings")
+    if len(names) != n_features:
+        raise ValueError(f"feature_names are {len(names)}, expected one for each of {n_features}")
+    if len(set(names)) < n_features or "" in names:
+        raise ValueError("feature_names must all differ, and not be empty")
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        raise ValueError("feature_names hold a character that UTF-8 doesn't have") from None
 
 
 def as_arrays(mixture: GaussianMixture) -> dict[str, np.ndarray]:

@@ -30,7 +30,8 @@ def write_blocks(
         names: of the columns, different ones. NPY has no place for them; there a single column
             becomes an array with one axis, and others have the widest of their dtypes.
         blocks: one at least, each an array (n,) for each column. Their dtypes are those of the
-            first block.
+            first block. Masked arrays have cells without a value, which are empty in CSV, null in
+            Parquet, and NaN in NPY, where masked integers are therefore float64.
 
     Raises:
         TableError: the ending says no format, or pyarrow is missing.
@@ -79,10 +80,14 @@ def _write_csv(file: BinaryIO, names: Sequence[str], blocks: Iterator[Block]) ->
 def _write_npy(file: BinaryIO, names: Sequence[str], blocks: Iterator[Block]) -> None:
     first = next(blocks)
     dtype = np.result_type(*first)
+    if dtype.kind != "f" and any(isinstance(column, np.ma.MaskedArray) for column in first):
+        dtype = np.dtype(np.float64)
+    fill_value = np.nan if dtype.kind == "f" else 0
     n_rows = 0
     _write_npy_header(file, dtype, (n_rows, len(names)))
     for block in itertools.chain([first], blocks):
-        file.write(np.stack(block, axis=-1).astype(dtype).tobytes())
+        rows = np.ma.stack(block, axis=-1).astype(dtype)
+        file.write(np.ma.filled(rows, fill_value).tobytes())
         n_rows += len(block[0])
     file.seek(0)
     _write_npy_header(file, dtype, (n_rows, len(names)))

@@ -176,7 +176,7 @@ def test_wrong_usage_is_one_line_and_code_2(no_fitting, folder, capsys, argument
         (["none.csv"], "none.csv: no such file"),
         (["."], ". is a directory, expected a file"),
         (["table.csv", "--columns", "d"], "has no column 'd'; its columns are a, b, c"),
-        (["--columns", "1"], "has no column '1'; its columns are eruptions, waiting"),
+        (["--columns", "2"], "has no column '2'; its columns are eruptions, waiting"),
         (["bad.csv"], "bad.csv, line 2, column 'b': 'x' is not a number"),
         (["few.csv"], "9 components can't be fitted to 2 rows; try --components 1:2"),
         (["huge.csv", "--components", "1", "--float32"], "too large for float32"),
@@ -228,7 +228,7 @@ def test_failure_while_fitting_is_one_line(folder, monkeypatch, capsys, failure,
 
 
 def test_report_is_printed_though_the_model_cannot_be_saved(invented, monkeypatch, capsys):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
     invented(0, 0)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -370,3 +371,109 @@ def test_what_does_not_fit_in_float32_is_refused(tmp_path):
         refused = pytest.raises(ValueError, match="don't fit in float32")
         with jax.enable_x64(False), pytest.warns(UserWarning, match="float32"), refused:
             jg.load(tmp_path / name)
+
+
+NAMES = ["height, mm", "µ 身長\n", "0"]
+
+
+def named_arrays(names, **changes):
+    """What a file with names holds: one component, a feature for each of NAMES."""
+    content = names if isinstance(names, bytes) else json.dumps(names).encode()
+    return {
+        "format": np.array("jaxgmm mixture 2"),
+        "covariance": np.array("spherical"),
+        "log_weights": np.zeros(1, np.float32),
+        "means": np.zeros((1, len(NAMES)), np.float32),
+        "scale": np.ones(1, np.float32),
+        "feature_names": np.frombuffer(content, np.uint8),
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("batch_shape", [(), (2,)])
+def test_names_of_features_come_back_and_the_mixture_is_the_same(tmp_path, batch_shape):
+    path, names = tmp_path / "mixture.npz", ["b", "a"]
+    mixture = mixture_of(batch_shape=batch_shape)
+    jg.save(path, mixture, feature_names=np.array(names))
+    loaded, found = jg.load(path, return_feature_names=True)
+    assert found == names and all(type(name) is str for name in found)
+    assert_identical(loaded, mixture)
+    assert_identical(jg.load(path), mixture)
+
+
+def test_file_without_names_is_of_the_first_format_and_says_so(saved):
+    assert jg.load(saved, return_feature_names=True)[1] is None
+    with np.load(saved) as archive:
+        assert set(archive.files) == set(sound_arrays())
+        assert str(archive["format"]) == "jaxgmm mixture 1"
+
+
+def test_any_different_names_can_be_kept(tmp_path):
+    loaded = sealed(tmp_path / "named.npz", named_arrays(NAMES))
+    assert jg.load(loaded, return_feature_names=True)[1] == NAMES
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (named_arrays(["a", "b"]), "feature_names are 2, expected one for each of 3"),
+        (named_arrays(["a", "b", "a"]), "must all differ"),
+        (named_arrays(["a", "b", ""]), "not be empty"),
+        (named_arrays(["a", "b", 3]), "list of strings"),
+        (named_arrays({"a": 1, "b": 2, "c": 3}), "list of strings"),
+        (named_arrays(b'["a", "b"'), "not JSON"),
+        (named_arrays(b"\xff\xfe\xfa"), "not JSON"),
+        (named_arrays(b"[" * 200_000), "not JSON"),
+        (named_arrays(rb'["a", "b", "\ud800"]'), "UTF-8"),
+        (named_arrays(NAMES, feature_names=np.array(NAMES)), "bytes"),
+        (named_arrays(NAMES, feature_names=np.zeros((1, 3), np.uint8)), "bytes"),
+        (named_arrays(NAMES, format=np.array("jaxgmm mixture 1")), "format 'jaxgmm mixture 2'"),
+    ],
+)
+def test_names_that_are_not_those_of_the_features_are_refused(arrays, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as caught:
+        jg.load(sealed(tmp_path / "odd.npz", arrays))
+    assert "odd.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (["a"], ValueError, "feature_names are 1, expected one for each of 2"),
+        (["a", "a"], ValueError, "must all differ"),
+        ("ab", ValueError, "feature_names are 1"),
+        ([0, 1], TypeError, "must be strings"),
+    ],
+)
+def test_wrong_names_are_not_written(names, error, message, saved):
+    before = saved.read_bytes()
+    with pytest.raises(error, match=message):
+        jg.save(saved, mixture_of(), feature_names=names)
+    assert saved.read_bytes() == before
+
+
+def test_file_objects_hold_the_bytes_that_files_do(saved, tmp_path):
+    memory = io.BytesIO()
+    jg.save(memory, mixture_of())
+    assert memory.getvalue() == saved.read_bytes()
+    memory.seek(0)
+    assert_identical(jg.load(memory), mixture_of())
+    with open(tmp_path / "opened", "w+b") as file:
+        file.write(b"before")
+        jg.save(file, mixture_of(), feature_names=["a", "b"])
+        file.seek(len(b"before"))
+        assert jg.load(file, return_feature_names=True)[1] == ["a", "b"]
+
+
+def test_file_objects_are_refused_like_files(saved):
+    with pytest.raises(ValueError, match="the file object is not a jaxgmm file"):
+        jg.load(io.BytesIO(b"no"))
+    with open(saved, "rb") as file:
+        file.seek(1)
+        with pytest.raises(ValueError, match=r"mixture\.npz"):
+            jg.load(file)
+    for odd in (io.StringIO(), 7):
+        with pytest.raises(TypeError, match="file open for writing bytes"):
+            jg.save(odd, mixture_of())
+        with pytest.raises(TypeError, match="file open for reading bytes"):
+            jg.load(odd)

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -11,28 +12,32 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxgmm.command_line.checks import check_components, check_places, in_dtype, load_model
-from jaxgmm.command_line.options import UsageError
-from jaxgmm.command_line.reports import (
-    counted,
-    listed,
-    model_report,
-    report,
-    score_report,
-    size_report,
+from jaxgmm.command_line.checks import check_places
+from jaxgmm.command_line.data import (
+    blocks_for,
+    load_model,
+    names_to_keep,
+    say_dropped,
+    table_to_fit,
 )
+from jaxgmm.command_line.messages import data_output, shown
+from jaxgmm.command_line.options import UsageError
+from jaxgmm.command_line.plan import Part, joined, planned
+from jaxgmm.command_line.reports import model_report, report, score_report, size_report
 from jaxgmm.criteria import n_parameters
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.padding import padded_rows, with_rows
 from jaxgmm.selection import Selection, select
 from jaxgmm.storage import save
 from jaxgmm.table_writing import Block, write_blocks, write_text, writer_for
-from jaxgmm.tables import BLOCK_ROWS, numbered, old_faithful, read_blocks, read_table
+from jaxgmm.tables import BLOCK_ROWS, numbered
 from jaxgmm.validation import from_host
 
 TOL = 1e-8
 MAX_ITER = 5000
 BLOCK_NUMBERS = 2**22
+# A picture decomposes covariance matrices of all features.
+MOST_DRAWN = 300
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -42,25 +47,32 @@ def fit(options: argparse.Namespace) -> None:
     check_places({"data": options.file}, [options.output, path] if plot else [options.output])
     if plot:
         plot.picture_format(path)
-    read = old_faithful if options.file is None else lambda some: read_table(options.file, some)
-    names, rows = read(options.columns)
-    x = in_dtype(rows, options.float32)
-    check_components(options.components, len(x))
+    names, x = table_to_fit(options)
+    parts = planned(options.components, options.covariance_type, *x.shape)
+    if plot and len(names) > MOST_DRAWN:
+        no_plot = f"{len(names)} features are more than the {MOST_DRAWN} that can be drawn"
+        if options.plot:
+            raise ValueError(f"--plot: {no_plot}")
+        plot = None
     print(size_report(options.file or "Old Faithful", len(x), names), flush=True)
-    selection = _sweep(options, x)
+    selection = _sweep(options, parts, x)
+    mixture = selection.best.mixture
     try:
-        save(options.output, selection.best.mixture)
+        save(options.output, mixture, feature_names=names_to_keep(names))
         if plot:
-            plot.picture(path, selection.best.mixture, x, names)
+            with warnings.catch_warnings():
+                # Characters that no font has are drawn as boxes.
+                warnings.filterwarnings("ignore", "Glyph .* missing from")
+                plot.picture(path, mixture, x, [*map(shown, names)])
     finally:
         print(report(selection, names, len(x)))
     print(f"\nmodel    {options.output}")
     print(f"picture  {path}" if plot else f"no picture: {no_plot}")
 
 
-def _sweep(options: argparse.Namespace, x: np.ndarray) -> Selection:
+def _sweep(options: argparse.Namespace, parts: Sequence[Part], x: np.ndarray) -> Selection:
     """The fits, counted on the terminal while they are made."""
-    total = len(options.components) * len(options.covariance_type)
+    total = sum(len(counts) * len(types) for counts, types in parts)
     on_terminal = sys.stderr.isatty()
     n_done = 0
 
@@ -73,19 +85,22 @@ def _sweep(options: argparse.Namespace, x: np.ndarray) -> Selection:
         n_done += 1
         show(f"{n_done} of {total} fits")
 
-    show(f"0 of {total} fits")
-    try:
+    def swept(counts: list[int], types: list[str]) -> Selection:
         return select(
             jax.random.key(options.seed),
             x,
-            options.components,
-            options.covariance_type,
+            counts,
+            types,
             criterion=options.criterion,
             n_init=options.n_init,
             max_iter=MAX_ITER,
             tol=TOL,
             callback=count,
         )
+
+    show(f"0 of {total} fits")
+    try:
+        return joined([swept(*part) for part in parts])
     finally:
         show("")
         show("\r")
@@ -108,10 +123,10 @@ def score(options: argparse.Namespace) -> None:
 
     def log_probs() -> Iterator[Block]:
         nonlocal n_rows, total
-        for x in blocks:
-            log_prob = _of_rows(mixture.log_prob, x)
-            n_rows += len(x)
-            total += float(log_prob.sum(dtype=np.float64))
+        for log_prob in _of_blocks(options, mixture.log_prob, blocks):
+            present = np.ma.compressed(log_prob)
+            n_rows += len(present)
+            total += float(present.sum(dtype=np.float64))
             yield [log_prob]
 
     if options.output:
@@ -119,6 +134,8 @@ def score(options: argparse.Namespace) -> None:
     else:
         for _ in log_probs():
             pass
+    if not n_rows:
+        raise ValueError("no row is without missing values; choose columns with --columns")
     print(size_report(options.file, n_rows, names))
     print(score_report(total, n_rows, n_parameters(mixture)))
     if options.output:
@@ -130,16 +147,21 @@ def predict(options: argparse.Namespace) -> None:
     mixture, _, blocks = _model_and_data(options)
     if options.responsibilities:
         names = [f"component {k}" for k in range(mixture.n_components)]
-        _write(options, names, ([*_of_rows(mixture.responsibilities, x).T] for x in blocks))
+        shares = _of_blocks(options, mixture.responsibilities, blocks)
+        _write(options, names, ([*block.T] for block in shares))
     else:
-        _write(options, ["label"], ([_of_rows(mixture.predict, x)] for x in blocks))
+        labels = _of_blocks(options, mixture.predict, blocks)
+        _write(options, ["label"], ([block] for block in labels))
 
 
 def sample(options: argparse.Namespace) -> None:
     """The command `sample`."""
-    mixture = _model(options)
-    names = numbered(mixture.n_features) + ["label"] * options.labels
-    _write(options, names, _draws(options, mixture))
+    mixture, given = _model(options)
+    names = given or numbered(mixture.n_features)
+    label = "label"
+    while label in names:
+        label += "_"
+    _write(options, [*names, *[label] * options.labels], _draws(options, mixture))
 
 
 def _draws(options: argparse.Namespace, mixture: GaussianMixture) -> Iterator[Block]:
@@ -155,12 +177,14 @@ def _draws(options: argparse.Namespace, mixture: GaussianMixture) -> Iterator[Bl
 
 def show(options: argparse.Namespace) -> None:
     """The command `show`."""
-    mixture = load_model(options.model)
-    print(model_report(mixture, numbered(mixture.n_features)))
+    mixture, names = load_model(options.model)
+    print(model_report(mixture, names or numbered(mixture.n_features)))
 
 
-def _model(options: argparse.Namespace, **sources: Path) -> GaussianMixture:
-    """The mixture, after a look at where the output goes."""
+def _model(
+    options: argparse.Namespace, **sources: Path
+) -> tuple[GaussianMixture, list[str] | None]:
+    """The mixture and names of its features, after a look at where the output goes."""
     if options.output:
         writer_for(options.output)
         check_places({"model": options.model, **sources}, [options.output])
@@ -171,15 +195,35 @@ def _model_and_data(
     options: argparse.Namespace,
 ) -> tuple[GaussianMixture, list[str], Iterator[np.ndarray]]:
     """The mixture, D names of columns, and blocks of rows (n, D)."""
-    mixture = _model(options, data=options.file)
-    names, blocks = read_blocks(options.file, options.columns, _block_rows(mixture))
-    if len(names) != mixture.n_features:
-        raise ValueError(
-            f"{options.file} gives {counted(len(names), 'column')} ({listed(names)}), but "
-            f"{options.model} has {counted(mixture.n_features, 'feature')}; choose as many with "
-            "--columns"
-        )
-    return mixture, names, (in_dtype(rows, options.float32) for rows in blocks)
+    mixture, names = _model(options, data=options.file)
+    return mixture, *blocks_for(options, mixture, names, _block_rows(mixture))
+
+
+def _of_blocks(
+    options: argparse.Namespace,
+    function: Callable[[Array], Array],
+    blocks: Iterator[np.ndarray],
+) -> Iterator[np.ndarray]:
+    """A function of rows (n, D) -> (n, ...), for all blocks; masked for rows with missing values.
+
+    At the end it is told how many these were, if they were to be dropped.
+    """
+    n_rows, n_dropped = 0, 0
+    for x in blocks:
+        if not options.drop_missing:
+            yield _of_rows(function, x)
+            continue
+        complete = ~np.isnan(x).any(axis=1)
+        # Dtypes are known from rows of zeros where no other is complete.
+        known = x[complete] if complete.any() else np.zeros_like(x[:1])
+        values = _of_rows(function, known)
+        masked = np.ma.masked_all((len(x), *values.shape[1:]), values.dtype)
+        if complete.any():
+            masked[complete] = values
+        n_rows, n_dropped = n_rows + len(x), n_dropped + int(np.sum(~complete))
+        yield masked
+    if options.drop_missing:
+        say_dropped(n_dropped, n_rows)
 
 
 def _block_rows(mixture: GaussianMixture) -> int:
@@ -198,7 +242,8 @@ def _write(options: argparse.Namespace, names: Sequence[str], blocks: Iterator[B
         write_blocks(options.output, names, blocks)
         print(f"written  {options.output}")
     else:
-        write_text(sys.stdout, names, blocks)
+        with data_output():
+            write_text(sys.stdout, names, blocks)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -1,6 +1,7 @@
 """What can be said on the command line."""
 
 import argparse
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,8 +11,8 @@ from jaxgmm.selection import CRITERIA
 from jaxgmm.structures import STRUCTURES
 
 EPILOG = """\
-FILE is CSV (with or without a header), NPY or Parquet; without one, the eruptions of the Old
-Faithful geyser are fitted. Examples:
+FILE is CSV (with or without a header, compressed or not), NPY or Parquet; without one, the
+eruptions of the Old Faithful geyser are fitted. Examples:
 
   jaxgmm fit
   jaxgmm fit data.csv --components 2,4,8 --covariance-type full,tied --columns height,weight
@@ -72,7 +73,8 @@ def _add_fit(commands: Any) -> None:
     add("--criterion", choices=CRITERIA, default="bic", help="what to choose by (default: bic)")
     add("--n-init", type=_positive, default=10, metavar="N", help="restarts per fit (default: 10)")
     add("--seed", type=_natural, default=0, metavar="N", help="of the random starts (default: 0)")
-    _add_columns(add)
+    _add_columns(add, "columns to use, by name or number from 0 (default: all but an index)")
+    _add_drop_missing(add, "leave out rows with missing values")
     add(
         "--output",
         type=Path,
@@ -148,7 +150,10 @@ def _adder(commands: Any, name: str, summary: str, description: str) -> Callable
 
 def _add_data(add: Callable[..., Any]) -> None:
     add("file", type=Path, metavar="FILE", help="a row for each sample: CSV, NPY or Parquet")
-    _add_columns(add)
+    _add_columns(
+        add, "columns to use, by name or number from 0 (default: those that the model names)"
+    )
+    _add_drop_missing(add, "leave out rows with missing values; in outputs, their place is empty")
     _add_float32(add)
 
 
@@ -161,8 +166,12 @@ def _add_output(add: Callable[..., Any]) -> None:
     )
 
 
-def _add_columns(add: Callable[..., Any]) -> None:
-    add("--columns", type=_columns, metavar="A,B", help="columns to use, by name or number from 0")
+def _add_columns(add: Callable[..., Any], summary: str) -> None:
+    add("--columns", type=_columns, metavar="A,B", help=summary)
+
+
+def _add_drop_missing(add: Callable[..., Any], summary: str) -> None:
+    add("--drop-missing", action="store_true", help=summary)
 
 
 def _add_float32(add: Callable[..., Any]) -> None:
@@ -198,7 +207,14 @@ def _covariance_types(text: str) -> list[str]:
 
 
 def _columns(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+    """Names, in quotes if they hold commas, as in the header of a file."""
+    try:
+        row = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise argparse.ArgumentTypeError(
+            f"expected names as in CSV, got {text!r}: {error}"
+        ) from None
+    return [name.strip() for name in row]
 
 
 def _positive(text: str) -> int:

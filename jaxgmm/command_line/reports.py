@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from jaxgmm.covariance import Full
+from jaxgmm.command_line.messages import counted, listed, printable, shown
+from jaxgmm.covariance import Full, Spherical
 from jaxgmm.criteria import criteria_of, n_parameters
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.results import FitResult, Status
@@ -14,7 +16,7 @@ from jaxgmm.selection import Selection
 from jaxgmm.structures import STRUCTURES
 
 LARGEST_MATRIX = 8
-MOST_LISTED = 10
+MOST_FEATURES = 50
 MEANING = {
     "bic": "lower is better",
     "aic": "lower is better",
@@ -56,15 +58,14 @@ def report(selection: Selection, names: Sequence[str], n_rows: int) -> str:
             *([f"  {name.upper()}", f"{best[name]:.3f}"] for name in ("bic", "aic", "icl")),
         ]
     )
-    return "\n".join(
-        [*lines, f"  {_outcome(selection.best)}", "", *_parameters(selection.best.mixture, names)]
-    )
+    parameters = _parameters(selection.best.mixture, names, MOST_FEATURES)
+    return "\n".join([*lines, f"  {_outcome(selection.best)}", "", *parameters])
 
 
 def size_report(source: str | Path, n_rows: int, names: Sequence[str]) -> str:
     """A line on the data: where they are from, N, and D names of columns."""
     size = f"{counted(n_rows, 'row')}, {counted(len(names), 'column')}"
-    return f"{source}: {size} ({listed(names)})"
+    return f"{printable(str(source))}: {size} ({listed(names)})"
 
 
 def score_report(log_likelihood: float, n_rows: int, n_parameters: int) -> str:
@@ -99,43 +100,65 @@ def model_report(mixture: GaussianMixture, names: Sequence[str]) -> str:
         ["free parameters", str(n_parameters(mixture))],
         ["dtype", str(mixture.means.dtype)],
     ]
-    return "\n".join([*_grid(cells), "", *_parameters(mixture, names)])
+    return "\n".join([*_grid(cells), "", *_parameters(mixture, names, len(names))])
 
 
 def _criterion_table(table: np.ndarray, criterion: str) -> list[str]:
     """A line for each number of components, a column for each covariance type, and footnotes."""
     types = list(dict.fromkeys(table["covariance_type"].tolist()))
     cells = [["K", *(f"{name} " for name in types)]]
-    for count in dict.fromkeys(table["n_components"].tolist()):
-        rows = table[table["n_components"] == count]
-        marked = [_value(row, criterion) + MARKS[row["status"]][0] for row in rows]
-        cells.append([str(count), *marked])
+    marked = {
+        (int(row["n_components"]), str(row["covariance_type"])): _value(row, criterion)
+        + MARKS[row["status"]][0]
+        for row in table
+    }
+    for count in np.unique(table["n_components"]).tolist():
+        cells.append([str(count), *(marked.get((count, name), "- ") for name in types)])
     met = [MARKS[status] for status in Status if status and status in table["status"]]
     return _grid(cells) + [f"{mark} {meaning}" for mark, meaning in met]
 
 
-def _parameters(mixture: GaussianMixture, names: Sequence[str]) -> list[str]:
-    """Weights, means and covariances, features from top to bottom, components left to right."""
-    covariances = np.asarray(mixture.covariances)
+def _parameters(mixture: GaussianMixture, names: Sequence[str], most: int) -> list[str]:
+    """Weights, means and covariances, features from top to bottom, components left to right.
+
+    Args:
+        mixture: K components.
+        names: D labels of the features.
+        most: of so many features, the first ones.
+    """
     means = np.asarray(mixture.means)
+    labels = ["  " + shown(name) for name in names[:most]]
+    matrices = isinstance(mixture.covariance, Full) and 1 < len(names) <= LARGEST_MATRIX
     cells = [
         ["", *(f"component {k + 1}" for k in range(mixture.n_components))],
         ["weight", *_figures(np.asarray(mixture.weights))],
         ["mean"],
-        *(["  " + name, *_figures(means[:, i])] for i, name in enumerate(names)),
+        *([label, *_figures(means[:, i])] for i, label in enumerate(labels)),
     ]
-    matrices = isinstance(mixture.covariance, Full) and 1 < len(names) <= LARGEST_MATRIX
     if not matrices:
+        variances = _variances(mixture)
         cells.append(["variance"])
-        for i, name in enumerate(names):
-            cells.append(["  " + name, *_figures(covariances[:, i, i])])
+        cells += [[label, *_figures(variances[:, i])] for i, label in enumerate(labels)]
+        if len(names) > most:
+            cells += [[], [f"and {len(names) - most} more features, which jaxgmm show prints"]]
         return _grid(cells)
+    covariances = np.asarray(mixture.covariances)
     shared = STRUCTURES[mixture.covariance_type].shared
     for k, matrix in enumerate(covariances[:1] if shared else covariances):
         whose = "every component" if shared else f"component {k + 1}"
         cells += [[], [f"covariance of {whose}"]]
-        cells += [["  " + name, *_figures(row)] for name, row in zip(names, matrix, strict=True)]
+        cells += [[label, *_figures(row)] for label, row in zip(labels, matrix, strict=True)]
     return _grid(cells)
+
+
+def _variances(mixture: GaussianMixture) -> np.ndarray:
+    """Of each feature in each component (K, D), without the (K, D, D) that are not stored."""
+    squares = np.asarray(jax.tree.leaves(mixture.covariance)[0]) ** 2
+    if isinstance(mixture.covariance, Full):
+        squares = squares.sum(axis=-1)
+    if isinstance(mixture.covariance, Spherical):
+        squares = squares[:, None]
+    return np.broadcast_to(squares, mixture.means.shape)
 
 
 def _outcome(result: FitResult) -> str:
@@ -158,16 +181,6 @@ def _value(row: np.void, criterion: str) -> str:
 
 def _model_name(row: np.void) -> str:
     return f"{row['covariance_type']}, {counted(int(row['n_components']), 'component')}"
-
-
-def counted(n: int, noun: str) -> str:
-    """A number and the noun that it counts."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first of many names."""
-    return ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
 
 
 def _figures(values: np.ndarray) -> list[str]:
