@@ -11,6 +11,9 @@ from jax.flatten_util import ravel_pytree
 
 T = TypeVar("T")
 
+# Numbers in a chunk of rows that are so wide that few of them are many numbers.
+LARGEST_CHUNK = 2**22
+
 
 def rounding_of_sum(total: Array, first: Array, second: Array) -> Array:
     """What rounding added to `total = first + second`; 0 where the sum isn't finite."""
@@ -110,9 +113,13 @@ def map_over_chunks(function: Callable[[Array], T], x: Array, chunk_rows: int) -
 
 
 def chunk_size(n_rows: int, numbers_per_row: int) -> int:
-    """Rows in a chunk such that its intermediate arrays stay in a cache, or fill an accelerator."""
+    """Rows in a chunk such that its intermediate arrays stay in a cache, or fill an accelerator.
+
+    No fewer than operations are worth beginning with, unless a few rows alone are large.
+    """
     budget = 2**18 if jax.default_backend() == "cpu" else 2**26
-    return max(1, min(n_rows, max(256, budget // numbers_per_row)))
+    fewest = min(256, LARGEST_CHUNK // numbers_per_row)
+    return max(1, min(n_rows, max(fewest, budget // numbers_per_row)))
 
 
 def rows_of_features(x: Array, n_features: int, n_components: int) -> int:
@@ -127,4 +134,5 @@ def rows_of_features(x: Array, n_features: int, n_components: int) -> int:
     bytes_of_feature = 2**13
     if n_features >= 64:
         bytes_of_feature = min(2**15, max(2**13, 5 * 2**20 // n_features), 2**26 // n_features)
-    return min(x.shape[0], max(512, bytes_of_feature // x.dtype.itemsize))
+    fewest = min(512, max(16, LARGEST_CHUNK // n_features))
+    return max(1, min(x.shape[0], max(fewest, bytes_of_feature // x.dtype.itemsize)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgmm.covariance import Full
+from jaxgmm.covariance import Full, variances
 from jaxgmm.criteria import criteria_of, n_parameters
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.results import FitResult, Status
@@ -116,7 +116,6 @@ def _criterion_table(table: np.ndarray, criterion: str) -> list[str]:
 
 def _parameters(mixture: GaussianMixture, names: Sequence[str]) -> list[str]:
     """Weights, means and covariances, features from top to bottom, components left to right."""
-    covariances = np.asarray(mixture.covariances)
     means = np.asarray(mixture.means)
     cells = [
         ["", *(f"component {k + 1}" for k in range(mixture.n_components))],
@@ -126,10 +125,12 @@ def _parameters(mixture: GaussianMixture, names: Sequence[str]) -> list[str]:
     ]
     matrices = isinstance(mixture.covariance, Full) and 1 < len(names) <= LARGEST_MATRIX
     if not matrices:
+        diagonals = np.asarray(variances(mixture.covariance, mixture.n_features))
+        of_each = np.broadcast_to(diagonals, means.shape)
         cells.append(["variance"])
-        for i, name in enumerate(names):
-            cells.append(["  " + name, *_figures(covariances[:, i, i])])
+        cells += [["  " + name, *_figures(of_each[:, i])] for i, name in enumerate(names)]
         return _grid(cells)
+    covariances = np.asarray(mixture.covariances)
     shared = STRUCTURES[mixture.covariance_type].shared
     for k, matrix in enumerate(covariances[:1] if shared else covariances):
         whose = "every component" if shared else f"component {k + 1}"
