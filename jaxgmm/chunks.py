@@ -1,6 +1,6 @@
 """Rows a chunk at a time: how many, and sums and maps over all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -63,22 +63,22 @@ def sum_over_chunks(
     return unravel(lax.fori_loop(0, n_turns, add_chunk, (zeros, zeros))[0])
 
 
-def one_sum_of_two(
-    flag: Array, first: Callable[[Array | None], T], second: Callable[[Array | None], T]
-) -> T:
-    """The first sum where the flag is set, and else the second.
+def one_of_sums(number: Array, sums: Sequence[Callable[[Array | None], T]]) -> T:
+    """The sum that has a number.
 
     On a CPU not by a branch, as XLA splits no work inside of one among cores, but by the number of
-    turns that either takes, which no derivative can go backward through.
+    turns that each takes, which no derivative can go backward through.
 
     Args:
-        flag: () bool.
-        first: called with `wanted` of `sum_over_chunks`.
-        second: likewise.
+        number: () int, from 0.
+        sums: each called with `wanted` of `sum_over_chunks`.
     """
     if jax.default_backend() != "cpu":
-        return lax.cond(flag, lambda: first(None), lambda: second(None))
-    return jax.tree.map(partial(jnp.where, flag), first(flag), second(~flag))
+        return lax.switch(number, [partial(of, None) for of in sums])
+    chosen, *others = (of(number == i) for i, of in enumerate(sums))
+    for i, other in enumerate(others, start=1):
+        chosen = jax.tree.map(partial(jnp.where, number == i), other, chosen)
+    return chosen
 
 
 def map_over_chunks(function: Callable[[Array], T], x: Array, chunk_rows: int) -> T:
