@@ -60,7 +60,7 @@ def errors(x: jax.Array, labels: np.ndarray, covariance_type: str) -> dict:
         "extent": float(np.linalg.norm(np.asarray(z), axis=1).max() / tightest),
         "by_products": float(np.abs(np.asarray(products) - exact)[counts].max()),
         "by_differences": float(np.abs(np.asarray(differences) - exact)[counts].max()),
-        "accepted": bool(is_accurate(mixture, jnp.max(jnp.abs(z), axis=0))),
+        "accepted": bool(jnp.all(is_accurate(mixture, jnp.max(jnp.abs(z), axis=0)))),
     }
 
 

@@ -23,7 +23,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxgmm.convergence import CONFIRMATIONS, Progress, Step
-from jaxgmm.covariance import Covariance
+from jaxgmm.covariance import Covariance, variances
 from jaxgmm.mixture import GaussianMixture, is_finite
 from jaxgmm.numerics import cholesky, difference, einsum, inverse_of_lower, log_softmax
 
@@ -57,8 +57,7 @@ def metric(mixture: GaussianMixture) -> GaussianMixture:
     """What small changes of coordinates have to be multiplied by, so that the sum of their squares
     is of the size of the Kullback-Leibler divergence between the mixtures."""
     share = jnp.sqrt(mixture.weights)
-    variance = jnp.einsum("kii->ki", mixture.covariance.dense(mixture.n_features))
-    per_unit = 1 / jnp.sqrt(variance)
+    per_unit = 1 / jnp.sqrt(variances(mixture.covariance, mixture.n_features))
 
     def of_scales(scales: Array) -> Array:
         of_each = jnp.ones_like(scales)

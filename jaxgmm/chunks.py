@@ -1,6 +1,6 @@
 """Rows a chunk at a time: how many, and sums and maps over all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -14,6 +14,9 @@ from jaxgmm.budgets import Budget, budget, by_platform
 from jaxgmm.numerics import varying
 
 T = TypeVar("T")
+
+# Numbers in a chunk of rows that are so wide that few of them are many numbers.
+LARGEST_CHUNK = 2**22
 
 
 class Pieces(NamedTuple):
@@ -130,24 +133,24 @@ def _sum_of_pieces(
     return unravel(sums[0])
 
 
-def one_sum_of_two(
-    flag: Array, first: Callable[[Array | None], T], second: Callable[[Array | None], T]
-) -> T:
-    """The first sum where the flag is set, and else the second.
+def one_of_sums(number: Array, sums: Sequence[Callable[[Array | None], T]]) -> T:
+    """The sum that has a number.
 
     On a CPU not by a branch, as XLA splits no work inside of one among cores, but by the number of
-    turns that either takes, which no derivative can go backward through.
+    turns that each takes, which no derivative can go backward through.
 
     Args:
-        flag: () bool.
-        first: called with `wanted` of `sum_over_chunks`.
-        second: likewise.
+        number: () int, from 0.
+        sums: each called with `wanted` of `sum_over_chunks`.
     """
 
     def chosen() -> T:
         if budget().branches_are_slow:
-            return jax.tree.map(partial(jnp.where, flag), first(flag), second(~flag))
-        return lax.cond(flag, lambda: varying(first(None)), lambda: varying(second(None)))
+            result, *others = (of(number == i) for i, of in enumerate(sums))
+            for i, other in enumerate(others, start=1):
+                result = jax.tree.map(partial(jnp.where, number == i), other, result)
+            return result
+        return lax.switch(number, [lambda of=of: varying(of(None)) for of in sums])
 
     return by_platform(chosen)
 
@@ -214,11 +217,15 @@ def largest_over_chunks(
 
 
 def chunk_size(n_rows: int, numbers_per_row: int) -> ChunkRows:
-    """Rows in a chunk such that its intermediate arrays stay in a cache, or fill an accelerator."""
+    """Rows in a chunk such that its intermediate arrays stay in a cache, or fill an accelerator.
+
+    On a CPU no fewer than operations are worth beginning with, unless a few rows alone are large.
+    """
     if not isinstance(n_rows, int):
         # A symbol of an export, which is not to be compared: all rows are one chunk.
         return ChunkRows(n_rows, n_rows)
-    on_cpu = max(1, min(n_rows, max(256, budgets.CPU.chunk // numbers_per_row)))
+    fewest = min(256, LARGEST_CHUNK // numbers_per_row)
+    on_cpu = max(1, min(n_rows, max(fewest, budgets.CPU.chunk // numbers_per_row)))
     return ChunkRows(on_cpu, _equal_chunks(n_rows, numbers_per_row))
 
 
@@ -235,7 +242,8 @@ def rows_of_features(x: Array, n_features: int, n_components: int) -> ChunkRows:
     bytes_of_feature = 2**13
     if n_features >= 64:
         bytes_of_feature = min(2**15, max(2**13, 5 * 2**20 // n_features), 2**26 // n_features)
-    on_cpu = min(x.shape[0], max(512, bytes_of_feature // x.dtype.itemsize))
+    fewest = min(512, max(16, LARGEST_CHUNK // n_features))
+    on_cpu = max(1, min(x.shape[0], max(fewest, bytes_of_feature // x.dtype.itemsize)))
     return ChunkRows(on_cpu, on_accelerator)
 
 
@@ -244,7 +252,8 @@ def _equal_chunks(n_rows: int, numbers_per_row: int) -> int:
 
     Rounded down, so that the few rows that are left are a short chunk.
     """
-    n_chunks = -(-n_rows // max(256, budgets.ACCELERATOR.chunk // numbers_per_row))
+    fewest = max(1, min(256, LARGEST_CHUNK // numbers_per_row))
+    n_chunks = -(-n_rows // max(fewest, budgets.ACCELERATOR.chunk // numbers_per_row))
     length = n_rows // n_chunks
     aligned = length - length % budgets.ALIGNED_ROWS
     is_short = n_chunks == 1 and n_rows < budgets.FEW_ALIGNED * budgets.ALIGNED_ROWS

@@ -75,7 +75,7 @@ class Diagonal:
 
     def dense(self, n_features: int) -> Array:
         """Σ: (K or 1, D, D)."""
-        return (self.scale**2)[:, :, None] * jnp.eye(n_features, dtype=self.scale.dtype)[None]
+        return as_matrices(variances(self, n_features))
 
 
 @jax.tree_util.register_dataclass
@@ -103,8 +103,7 @@ class Spherical:
 
     def dense(self, n_features: int) -> Array:
         """Σ: (K or 1, D, D)."""
-        variance = (self.scale**2)[:, None, None]
-        return variance * jnp.eye(n_features, dtype=self.scale.dtype)[None]
+        return as_matrices(variances(self, n_features))
 
 
 Covariance = Full | Diagonal | Spherical
@@ -124,10 +123,18 @@ def unprepared(covariance: Covariance) -> Covariance:
     return Full(covariance.scale_tril) if isinstance(covariance, Full) else covariance
 
 
+def pick(covariance: Covariance, numbers: Array) -> Covariance:
+    """The covariances of some components, (M,) int: with leading axis M."""
+    return jax.tree.map(lambda leaf: leaf[numbers % leaf.shape[0]], covariance)
+
+
 def factors(covariance: Covariance, n_features: int) -> Array:
     """L as matrices: (K or 1, D, D)."""
-    identity = jnp.eye(n_features, dtype=jax.tree.leaves(covariance)[0].dtype)
-    return jnp.moveaxis(covariance.unwhiten(identity[:, None, :]), 0, -1)
+    match covariance:
+        case Full(scale_tril):
+            return scale_tril
+        case _:
+            return as_matrices(diagonal_of_factors(covariance, n_features))
 
 
 def diagonal_of_factors(covariance: Covariance, n_features: int) -> Array:
@@ -141,21 +148,54 @@ def diagonal_of_factors(covariance: Covariance, n_features: int) -> Array:
             return jnp.broadcast_to(scale[:, None], (scale.size, n_features))
 
 
+def variances(covariance: Covariance, n_features: int) -> Array:
+    """The diagonal of Σ: (K or 1, D)."""
+    match covariance:
+        case Full(scale_tril):
+            return jnp.sum(scale_tril**2, axis=2)
+        case _:
+            return diagonal_of_factors(covariance, n_features) ** 2
+
+
 def precision(covariance: Covariance, n_features: int) -> Array:
     """Σ⁻¹: (K or 1, D, D)."""
-    columns = _whitened_axes(covariance, n_features)
-    return einsum("ikm,jkm->kij", columns, columns)
+    match covariance:
+        case Full():
+            inverse = covariance.inverse_factor()
+            return einsum("kmi,kmj->kij", inverse, inverse)
+        case _:
+            return as_matrices(precision_diagonal(covariance, n_features))
 
 
 def precision_diagonal(covariance: Covariance, n_features: int) -> Array:
     """The diagonal of Σ⁻¹: (K or 1, D)."""
-    return jnp.sum(_whitened_axes(covariance, n_features) ** 2, axis=2).T
+    match covariance:
+        case Full():
+            return jnp.sum(covariance.inverse_factor() ** 2, axis=1)
+        case _:
+            return (1 / diagonal_of_factors(covariance, n_features)) ** 2
 
 
-def _whitened_axes(covariance: Covariance, n_features: int) -> Array:
-    """L⁻¹ e_i: (D, K or 1, D)."""
-    identity = jnp.eye(n_features, dtype=jax.tree.leaves(covariance)[0].dtype)
-    return covariance.whiten(identity[:, None, :])
+def average(covariance: Covariance, shares: Array, n_features: int) -> Array:
+    """Σ_k s_k Σ_k: (D, D), from shares (K,)."""
+    match covariance:
+        case Full():
+            matrices = covariance.dense(n_features)
+            return einsum("k,kij->ij", _of_leading_axis(shares, matrices), matrices)
+        case _:
+            diagonals = variances(covariance, n_features)
+            of_all = einsum("k,ki->i", _of_leading_axis(shares, diagonals), diagonals)
+            return as_matrices(of_all[None])[0]
+
+
+def _of_leading_axis(shares: Array, like: Array) -> Array:
+    """The shares (K,), or their sum (1,) where all components have the same."""
+    return shares if like.shape[0] == shares.size else jnp.sum(shares, keepdims=True)
+
+
+def as_matrices(diagonals: Array) -> Array:
+    """Diagonal matrices: (K, D) -> (K, D, D)."""
+    return diagonals[:, :, None] * jnp.eye(diagonals.shape[1], dtype=diagonals.dtype)[None]
 
 
 def kl_between_covariances(new: Covariance, old: Covariance, n_features: int) -> Array:
@@ -165,11 +205,22 @@ def kl_between_covariances(new: Covariance, old: Covariance, n_features: int) ->
     ½ [tr(Σ_old⁻¹ Σ_new) - D - log |Σ_old⁻¹ Σ_new|] is ½ Σ E_ij² + Σ (E_ii - log(1 + E_ii)):
     no large terms cancel.
 
+    Args:
+        new: of a leading axis K or 1.
+        old: stored by the same class, with as long an axis or one of length 1.
+        n_features: D.
+
     Returns:
         (K or 1,).
     """
-    identity = jnp.eye(n_features, dtype=jax.tree.leaves(new)[0].dtype)[:, None, :]
-    error = old.whiten(new.unwhiten(identity) - old.unwhiten(identity))
-    diagonal = jnp.einsum("iki->ki", error)
-    excess = diagonal - jnp.log1p(diagonal)
-    return jnp.sum(error**2, axis=(0, 2)) / 2 + jnp.sum(excess, axis=-1)
+    match new, old:
+        case Full(), Full():
+            moved = new.scale_tril - old.scale_tril
+            error = einsum("kij,kjl->kil", old.inverse_factor(), moved)
+            diagonal = jnp.diagonal(error, axis1=1, axis2=2)
+            square = jnp.sum(error**2, axis=(1, 2))
+        case _:
+            first, second = (diagonal_of_factors(of, n_features) for of in (new, old))
+            diagonal = (first - second) / second
+            square = jnp.sum(diagonal**2, axis=1)
+    return square / 2 + jnp.sum(diagonal - jnp.log1p(diagonal), axis=1)

@@ -4,9 +4,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.covariance import Covariance, kl_between_covariances
+from jaxgmm.covariance import (
+    Full,
+    kl_between_covariances,
+    pick,
+    precision,
+    precision_diagonal,
+    variances,
+)
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, is_positive_definite, smallest_variance
+from jaxgmm.numerics import is_positive_definite, smallest_variance
 
 # Numbers, as many as whitening all components by all others makes, that aren't worth a loop.
 SMALL = 2**16
@@ -31,14 +38,18 @@ def _held_up(mixture: GaussianMixture, regularization: Array) -> Array:
 
     Rounding counts as D·eps of each feature's own variance, to which `cholesky` raises pivots.
     """
-    n_features = mixture.n_features
+    covariance, n_features = mixture.covariance, mixture.n_features
     rounding = n_features * float(jnp.finfo(regularization.dtype).eps)
-    own = jnp.einsum("kii->ki", mixture.covariance.dense(n_features))
-    added = jnp.sqrt(regularization[None] + rounding * own)
-    columns = jnp.eye(n_features, dtype=added.dtype)[:, None, :] * added[None]
-    whitened = mixture.covariance.whiten(columns)
-    shares = einsum("ikm,jkm->kij", whitened, whitened)
-    own_prevails = is_positive_definite(jnp.eye(n_features, dtype=added.dtype)[None] / 2 - shares)
+    added = regularization[None] + rounding * variances(covariance, n_features)
+    match covariance:
+        case Full():
+            root = jnp.sqrt(added)
+            shares = root[:, :, None] * precision(covariance, n_features) * root[:, None, :]
+            half = jnp.eye(n_features, dtype=added.dtype)[None] / 2
+            own_prevails = is_positive_definite(half - shares)
+        case _:
+            shares = added * precision_diagonal(covariance, n_features)
+            own_prevails = jnp.all(shares < 0.5, axis=1)
     return jnp.broadcast_to(~own_prevails, (mixture.n_components,))
 
 
@@ -48,7 +59,7 @@ def _twins(mixture: GaussianMixture) -> Array:
     tolerance = float(jnp.finfo(mixture.means.dtype).eps) ** 0.5
 
     def twin_of_another(k: Array) -> Array:
-        one = _component(mixture.covariance, k)
+        one = pick(mixture.covariance, k[None])
         shift = one.whiten((mixture.means - mixture.means[k][None])[:, None, :])[:, 0]
         spread = kl_between_covariances(mixture.covariance, one, n_features)
         divergence = jnp.sum(shift**2, axis=-1) / 2 + spread
@@ -59,7 +70,3 @@ def _twins(mixture: GaussianMixture) -> Array:
     if mixture.means.size**2 <= SMALL:
         return jax.vmap(twin_of_another)(numbers)
     return lax.map(twin_of_another, numbers)
-
-
-def _component(covariance: Covariance, k: Array) -> Covariance:
-    return jax.tree.map(lambda leaf: leaf[k % leaf.shape[0]][None], covariance)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -65,30 +66,23 @@ def to_sklearn(mixture: GaussianMixture) -> Any:
     covariance_type = mixture.covariance_type
     if covariance_type not in SKLEARN_TYPES:
         covariance_type = "tied"
-    lower = np.asarray(factors(mixture.covariance, mixture.n_features), np.float64)
-    dense = lower @ np.swapaxes(lower, 1, 2)
     # In its convention Σ⁻¹ = U Uᵀ with U upper triangular.
-    upper = np.swapaxes(np.linalg.inv(lower), 1, 2)
-    precisions = upper @ np.swapaxes(upper, 1, 2)
-
-    def shaped(matrices: np.ndarray) -> np.ndarray:
-        match covariance_type:
-            case "full":
-                return matrices
-            case "tied":
-                return matrices[0]
-        diagonals: np.ndarray = np.diagonal(matrices, axis1=1, axis2=2)
-        return diagonals.copy() if covariance_type == "diag" else diagonals[:, 0].copy()
-
+    if covariance_type in ("full", "tied"):
+        lower = np.asarray(factors(mixture.covariance, mixture.n_features), np.float64)
+        upper = np.swapaxes(np.linalg.inv(lower), 1, 2)
+        arrays = lower @ np.swapaxes(lower, 1, 2), upper @ np.swapaxes(upper, 1, 2), upper
+    else:
+        scale = np.asarray(jax.tree.leaves(mixture.covariance)[0], np.float64)
+        arrays = scale**2, (1 / scale) ** 2, 1 / scale
+    if covariance_type == "tied":
+        arrays = tuple(array[0] for array in arrays)
     weights = np.exp(np.asarray(mixture.log_weights, np.float64))
     estimator = sklearn.mixture.GaussianMixture(
         mixture.n_components, covariance_type=covariance_type
     )
     estimator.weights_ = weights / weights.sum()
     estimator.means_ = np.asarray(mixture.means, np.float64)
-    estimator.covariances_ = shaped(dense)
-    estimator.precisions_ = shaped(precisions)
-    estimator.precisions_cholesky_ = shaped(upper)
+    estimator.covariances_, estimator.precisions_, estimator.precisions_cholesky_ = arrays
     estimator.n_features_in_ = mixture.n_features
     estimator.converged_, estimator.n_iter_ = True, 0
     return estimator

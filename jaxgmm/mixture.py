@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm import densities, sampling
 from jaxgmm.conversion import as_float_array, is_concrete
-from jaxgmm.covariance import Covariance, precision
+from jaxgmm.covariance import Covariance, average, precision
 from jaxgmm.numerics import einsum
 from jaxgmm.structures import covariance_type_of, structure_named
 from jaxgmm.validation import (
@@ -226,7 +226,7 @@ class GaussianMixture:
     def covariance_matrix(self) -> Array:
         """(D, D) covariance of the whole mixture: within plus between the components."""
         between = self.means - self.mean()[None]
-        within = einsum("k,kij->ij", self.weights, self.covariances)
+        within = average(self.covariance, self.weights, self.n_features)
         return within + einsum("k,ki,kj->ij", self.weights, between, between)
 
     def _of_every_component(self, matrices: Array) -> Array:

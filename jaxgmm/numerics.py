@@ -294,3 +294,14 @@ def agreed(flag: Array) -> Array:
 @agreed.def_vmap
 def _agreed_in_batch(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
     return jnp.all(flag), False
+
+
+@jax.custom_batching.custom_vmap
+def largest_in_batch(number: Array) -> Array:
+    """The number; in a batch, the largest of all, see `agreed`."""
+    return number
+
+
+@largest_in_batch.def_vmap
+def _largest_in_batch(axis_size: int, in_batched: list[bool], number: Array) -> tuple[Array, bool]:
+    return jnp.max(number), False

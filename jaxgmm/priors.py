@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm.algebra import Indices, linear_parts
 from jaxgmm.conversion import as_float_array, is_concrete
-from jaxgmm.covariance import Full
+from jaxgmm.covariance import Full, average
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import cholesky, einsum
 from jaxgmm.validation import check_data, check_mixture, check_number, in_common_dtype, unit_weights
@@ -115,7 +115,7 @@ def niw_prior(mixture: GaussianMixture, x: ArrayLike, *, strength: ArrayLike = 1
     shares = jnp.mean(mixture.responsibilities(x), axis=0)
     mean = einsum("k,ki->i", shares, mixture.means)
     apart = mixture.means - mean[None]
-    within = einsum("k,kij->ij", shares, mixture.covariances)
+    within = average(mixture.covariance, shares, mixture.n_features)
     covariance = within + einsum("ki,kj->ij", shares[:, None] * apart, apart)
     return NIWPrior(mean, count * covariance, count, count + x.shape[1] + 1)
 

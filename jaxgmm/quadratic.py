@@ -8,14 +8,15 @@ is the same for all: features of first order are enough, and the second moment o
 step changes, is gathered once.
 
 The price is cancellation: a logit is a difference of terms as large as (|z| / σ)², and loses as
-many digits. `is_accurate` says whether that is tolerable; `expectation.py` has the form that never
-loses any.
+many digits. `is_accurate` says for which components that is tolerable; `expectation.py` has the
+form that never loses any, for the others or for all.
 """
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -252,6 +253,27 @@ def linear_form(mixture: GaussianMixture, features: Features) -> LinearForm:
     return features.form(of_all, slopes, constants)
 
 
+class Apart(NamedTuple):
+    """Components of which logits and moments are made in another way, because products lose them.
+
+    Attributes:
+        logits: of (K, rows) and the rows (rows, D), the first with those of these components.
+        moments: of the rows and weighted responsibilities (K, rows), sums for these components.
+        statistics: of statistics and these sums, the first with those of these components.
+    """
+
+    logits: Callable[[Array, Array], Array]
+    moments: Callable[[Array, Array], tuple[Array, ...]]
+    statistics: Callable[[SufficientStatistics, tuple[Array, ...]], SufficientStatistics]
+
+
+NONE_APART = Apart(
+    logits=lambda logits, z: logits,
+    moments=lambda z, responsibilities: (),
+    statistics=lambda statistics, sums: statistics,
+)
+
+
 def expect_by_products(
     rows: Rows,
     mixture: GaussianMixture,
@@ -259,6 +281,7 @@ def expect_by_products(
     full_second_moment: bool,
     square: Array | None,
     wanted: Array | None = None,
+    apart: Apart = NONE_APART,
 ) -> SufficientStatistics:
     """The E-step by matrix products: statistics about zero.
 
@@ -270,6 +293,7 @@ def expect_by_products(
         square: of a `Reach`; the second moments are then those of all components together, with a
             leading axis of 1.
         wanted: see `sum_over_chunks`.
+        apart: components whose statistics are about another origin.
     """
     n_features = mixture.n_features
     features = LINEAR if square is not None else features_for(mixture, full_second_moment)
@@ -278,19 +302,20 @@ def expect_by_products(
     # revive them.
     dead = jnp.where(jnp.isneginf(mixture.log_weights), -jnp.inf, 0)
 
-    def summand(numbers: Array, weights: Array, z: Array) -> tuple[Array, tuple[Array, ...]]:
+    def summand(numbers: Array, weights: Array, z: Array) -> tuple[Any, ...]:
         values = features.of(z)
-        logits = form.at(values)
+        logits = apart.logits(form.at(values), z)
         if log_prior is not None:
             logits += chunk_of(log_prior, numbers, weights).T + dead[:, None]
         by_product = budget().sums_are_products
         terms, total, top = shifted_exponentials(logits, axis=0, by_product=by_product)
         log_prob = (jnp.log(total) + top)[0]
-        sums = features.sum(values, terms * (weights[None] / total))
-        return weighted_sum(weights, log_prob), sums
+        responsibilities = terms * (weights[None] / total)
+        sums = features.sum(values, responsibilities)
+        return weighted_sum(weights, log_prob), sums, apart.moments(z, responsibilities)
 
     size = rows_of_features(rows.x, features.count(n_features), mixture.n_components)
-    log_likelihood, sums = rows.sum(summand, size, wanted)
+    log_likelihood, sums, of_apart = rows.sum(summand, size, wanted)
     count, first, *moments = features.moments(sums)
     if square is None:
         second = moments[0]
@@ -299,19 +324,16 @@ def expect_by_products(
         log_likelihood -= jnp.sum(_precisions(mixture, features)[0] * square) / 2
     if second.ndim == 3 and not full_second_moment:
         second = jnp.diagonal(second, axis1=1, axis2=2)
-    return SufficientStatistics(
-        log_likelihood=log_likelihood - jnp.sum(count) * rows.frame.log_volume(),
-        count=count,
-        first=first,
-        second=second,
-        origin=jnp.zeros_like(first),
-    )
+    found = SufficientStatistics(log_likelihood, count, first, second, jnp.zeros_like(first))
+    found = apart.statistics(found, of_apart)
+    volume = jnp.sum(found.count) * rows.frame.log_volume()
+    return replace(found, log_likelihood=log_likelihood - volume)
 
 
 def is_accurate(
     mixture: GaussianMixture, radius: Array, smallest_gain: ArrayLike = jnp.inf
 ) -> Array:
-    """Whether the products are accurate enough for the rows and the mixture: () bool.
+    """Whether the products are accurate enough for the rows, of each component: (K,) bool.
 
     Every rounding takes a share of Σ_i P_kii (z_i² + μ_ki²). Logits of the farthest row must lose
     less than `LOGIT_ERROR`, and those of a typical one, where z_i² is 1, less than `NOISE` for each
@@ -328,10 +350,8 @@ def is_accurate(
     dtype = jnp.finfo(radius.dtype)
     square = mixture.means**2
     diagonal = precision_diagonal(mixture.covariance, mixture.n_features)
-    of_farthest = float(dtype.eps) * jnp.max(
-        jnp.sum(diagonal * (radius[None] ** 2 + square), axis=1)
-    )
-    of_typical = float(dtype.eps) * jnp.max(jnp.sum(diagonal * (1 + square), axis=1))
+    of_farthest = float(dtype.eps) * jnp.sum(diagonal * (radius[None] ** 2 + square), axis=1)
+    of_typical = float(dtype.eps) * jnp.sum(diagonal * (1 + square), axis=1)
     return (
         (of_farthest <= LOGIT_ERROR[dtype.bits])
         & (of_typical <= NOISE[dtype.bits] * mixture.n_features)

@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
-from jaxgmm.covariance import Covariance, Full, diagonal_of_factors
+from jaxgmm.covariance import Covariance, Full, diagonal_of_factors, pick
 from jaxgmm.numerics import log_softmax, varying
 
 Parameters = tuple[Array, Array, Covariance]
@@ -42,18 +42,16 @@ def draw(parameters: Parameters, key: Array, n: int) -> tuple[Array, Array]:
 
 def _unwhitened(covariance: Covariance, labels: Array, noise: Array) -> Array:
     """L z of each row's own component: (n, D), without (n, D, D) numbers."""
-
-    def own(leaf: Array) -> Array:
-        return leaf[labels % leaf.shape[0]]
-
     if not isinstance(covariance, Full):
-        return jax.tree.map(own, covariance).unwhiten(noise)
+        return pick(covariance, labels).unwhiten(noise)
     columns = jnp.swapaxes(covariance.scale_tril, 1, 2)
 
     @jax.checkpoint
     def with_column(j: Array, total: Array) -> Array:
         column = lax.dynamic_index_in_dim(columns, j, axis=1, keepdims=False)
-        return total + own(column) * lax.dynamic_slice_in_dim(noise, j, 1, axis=1)
+        return total + column[labels % column.shape[0]] * lax.dynamic_slice_in_dim(
+            noise, j, 1, axis=1
+        )
 
     n_features = noise.shape[1]
     unroll = min(n_features, COLUMNS_AT_ONCE)

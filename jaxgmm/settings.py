@@ -56,7 +56,7 @@ def check_tol(tol: ArrayLike, x: Array) -> Array:
 
 
 def check_reg_covar(reg_covar: ArrayLike | None, x: Array) -> Array:
-    """λ, or its default; one that is traced, and turns out to be negative, is NaN, and so is the fit."""
+    """λ, or its default; one that is traced and turns out to be negative is NaN, as is the fit."""
     given = check_number(
         "reg_covar", default_reg_covar(x.dtype) if reg_covar is None else reg_covar
     )

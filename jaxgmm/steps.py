@@ -294,7 +294,8 @@ def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture
     structure = structure_named(covariance_type)
     if structure.stores(mixture.covariance, mixture.n_components):
         return replace(mixture, covariance=unprepared(mixture.covariance))
-    return replace(mixture, covariance=structure.nearest(mixture.covariances, mixture.weights))
+    nearest = structure.nearest(mixture.covariance, mixture.weights, mixture.n_features)
+    return replace(mixture, covariance=nearest)
 
 
 def as_they_are(x: Array, weights: Array) -> Rows:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
+from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, variances
 from jaxgmm.numerics import at_least, cholesky
 from jaxgmm.validation import check_choice
 
@@ -51,18 +51,20 @@ class Structure:
         leaf = next(iter(vars(covariance).values()))
         return isinstance(covariance, self.storage) and leaf.shape[0] == leading
 
-    def nearest(self, covariances: Array, weights: Array) -> Covariance:
+    def nearest(self, covariance: Covariance, weights: Array, n_features: int) -> Covariance:
         """The covariance of this type that is nearest in Kullback-Leibler divergence.
 
         Args:
-            covariances: (K, D, D) dense.
+            covariance: of another type.
             weights: (K,) mixing weights, by which shared covariances are averaged.
+            n_features: D.
         """
         count = weights if self.shared else jnp.ones_like(weights)
-        scatter = covariances * count[:, None, None]
-        if not self.full_second_moment:
-            scatter = jnp.diagonal(scatter, axis1=-2, axis2=-1)
-        return self.estimate(count, scatter, jnp.zeros_like(covariances[0, 0]))
+        if self.full_second_moment:
+            scatter = covariance.dense(n_features) * count[:, None, None]
+        else:
+            scatter = variances(covariance, n_features) * count[:, None]
+        return self.estimate(count, scatter, jnp.zeros(n_features, scatter.dtype))
 
     def store(self, variances: Array) -> Covariance:
         """The covariance that an array of variances, of this type's `shape`, writes down."""
@@ -74,10 +76,10 @@ class Structure:
     def variances(self, covariance: Covariance, n_features: int) -> Array:
         """The array of variances that a covariance of this type is written down as."""
         if self.full_second_moment:
-            variances = covariance.dense(n_features)
+            written = covariance.dense(n_features)
         else:
-            variances = next(iter(vars(covariance).values())) ** 2
-        return variances[0] if self.shared else variances
+            written = next(iter(vars(covariance).values())) ** 2
+        return written[0] if self.shared else written
 
 
 def _full(count: Array, scatter: Array, regularization: Array) -> Full:

@@ -118,9 +118,7 @@ def test_every_type_writes_down_what_it_stores(covariance_type):
 def test_the_nearest_covariance_of_its_own_type_is_itself(covariance_type):
     row = STRUCTURES[covariance_type]
     covariance = covariance_of(row.storage, 1 if row.shared else N_COMPONENTS)
-    dense = covariance.dense(N_FEATURES)
-    dense = jnp.broadcast_to(dense, (N_COMPONENTS, N_FEATURES, N_FEATURES))
-    nearest = row.nearest(dense, array([0.2, 0.3, 0.5]))
+    nearest = row.nearest(covariance, array([0.2, 0.3, 0.5]), N_FEATURES)
     assert_close(nearest.dense(N_FEATURES), covariance.dense(N_FEATURES))
 
 
@@ -184,5 +182,6 @@ def test_cholesky_of_rounded_singular_matrices_does_not_grow():
 
 def test_the_nearest_shared_covariance_is_the_average_by_weight():
     covariances = array(np.stack([np.eye(2), 4 * np.eye(2)]))
-    nearest = STRUCTURES["tied"].nearest(covariances, array([0.25, 0.75]))
+    factors = jg.Full(jnp.sqrt(covariances))
+    nearest = STRUCTURES["tied"].nearest(factors, array([0.25, 0.75]), 2)
     assert_close(nearest.dense(2)[0], 3.25 * np.eye(2))

@@ -148,7 +148,7 @@ def test_where_the_products_are_used_logits_have_a_stated_error(n_features, cova
         logits = linear_form(mixture, features).at(features.of(z)).T
         error = np.abs(double(logits) - logits_in_double(mixture, double(z))).max()
         radius = jnp.max(jnp.abs(z), axis=0)
-        accepted.append(bool(is_accurate(mixture, radius)))
+        accepted.append(bool(jnp.all(is_accurate(mixture, radius))))
         assert not accepted[-1] or error <= quadratic.LOGIT_ERROR[jnp.finfo(DTYPE).bits]
     assert accepted == sorted(accepted, reverse=True)
     switches = RATIOS[accepted.index(False)]
@@ -172,10 +172,10 @@ def test_a_far_row_or_a_small_gain_asks_for_differences():
         [0.5, 0.5], np.eye(2).tolist(), np.ones((2, 2)).tolist(), "diag"
     )
     near, far = jnp.full(2, 3.0, DTYPE), jnp.full(2, by_dtype(1e3, 1e6), DTYPE)
-    assert is_accurate(mixture, near) and not is_accurate(mixture, far)
-    assert is_accurate(mixture, near, array(1e-6))
-    assert not is_accurate(mixture, near, array(EPS**2))
-    assert not is_accurate(mixture, jnp.full(2, jnp.nan, DTYPE))
+    assert np.all(is_accurate(mixture, near)) and not np.any(is_accurate(mixture, far))
+    assert np.all(is_accurate(mixture, near, array(1e-6)))
+    assert not np.any(is_accurate(mixture, near, array(EPS**2)))
+    assert not np.any(is_accurate(mixture, jnp.full(2, jnp.nan, DTYPE)))
 
 
 FORMS = ["full", "diag", "tied"]

@@ -4,11 +4,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from jaxgmm.command_line.messages import counted, listed, printable, shown
-from jaxgmm.covariance import Full, Spherical
+from jaxgmm.covariance import Full, variances
 from jaxgmm.criteria import criteria_of, n_parameters
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.results import FitResult, Status
@@ -136,9 +135,10 @@ def _parameters(mixture: GaussianMixture, names: Sequence[str], most: int) -> li
         *([label, *_figures(means[:, i])] for i, label in enumerate(labels)),
     ]
     if not matrices:
-        variances = _variances(mixture)
+        diagonals = np.asarray(variances(mixture.covariance, mixture.n_features))
+        of_each = np.broadcast_to(diagonals, means.shape)
         cells.append(["variance"])
-        cells += [[label, *_figures(variances[:, i])] for i, label in enumerate(labels)]
+        cells += [[label, *_figures(of_each[:, i])] for i, label in enumerate(labels)]
         if len(names) > most:
             cells += [[], [f"and {len(names) - most} more features, which jaxgmm show prints"]]
         return _grid(cells)
@@ -149,16 +149,6 @@ def _parameters(mixture: GaussianMixture, names: Sequence[str], most: int) -> li
         cells += [[], [f"covariance of {whose}"]]
         cells += [[label, *_figures(row)] for label, row in zip(labels, matrix, strict=True)]
     return _grid(cells)
-
-
-def _variances(mixture: GaussianMixture) -> np.ndarray:
-    """Of each feature in each component (K, D), without the (K, D, D) that are not stored."""
-    squares = np.asarray(jax.tree.leaves(mixture.covariance)[0]) ** 2
-    if isinstance(mixture.covariance, Full):
-        squares = squares.sum(axis=-1)
-    if isinstance(mixture.covariance, Spherical):
-        squares = squares[:, None]
-    return np.broadcast_to(squares, mixture.means.shape)
 
 
 def _outcome(result: FitResult) -> str:

@@ -1,0 +1,189 @@
+"""Components that matrix products lose go by differences, and no others."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from helpers import array, assert_close, by_dtype, double
+
+import jaxgmm as jg
+from jaxgmm import quadratic, validation
+from jaxgmm.covariance import prepared
+from jaxgmm.expectation import APART_FROM, expect, expect_by_differences, most_apart
+from jaxgmm.frame import Rows, frame_of
+from jaxgmm.quadratic import expect_by_products, is_accurate, reach_of
+from jaxgmm.structures import STRUCTURES
+
+# As few components as have a part of them apart, of which so many fit into it.
+N, D, K = 600, 2, APART_FROM
+MOST = most_apart(K)
+TYPES = ["full", "diag", "spherical"]
+REGIMES = {"none": 0, "one": 1, "most": MOST, "too many": MOST + 1}
+
+
+def rows_with_an_outlier(n_rows: int = N) -> Rows:
+    """Rows of wide and of tight clusters, one far from all others, and some without weight."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(n_rows, D))
+    x[: n_rows // 4] = x[: n_rows // 4] * 1e-4 + 0.7
+    x[-1] = 40.0
+    weights = random.uniform(0.5, 2, size=n_rows)
+    weights[::7] = 0
+    x, weights = array(x), array(weights)
+    return Rows(frame_of(x, weights, True), x, weights)
+
+
+def mixture_with(n_tight: int, covariance_type: str, z: np.ndarray) -> jg.GaussianMixture:
+    """K components in the frame of rows z, of which so many are tight: first one far away."""
+    random = np.random.default_rng(1)
+    means = random.normal(size=(K, D)) / 2
+    factors = np.tril(random.uniform(-0.2, 0.2, size=(K, D, D))) + 0.7 * np.eye(D)
+    places = [3, 6, 0][:n_tight]
+    means[places] = np.concatenate([z[-1:], np.tile(z[1], (n_tight, 1))])[:n_tight]
+    # The far one is wider than the others, as its distance does the rest.
+    sizes = np.r_[1e-2, np.full(n_tight, 1e-4)][:n_tight]
+    factors[places] = sizes[:, None, None] * factors[places]
+    covariance: jg.Full | jg.Diagonal | jg.Spherical
+    match covariance_type:
+        case "full":
+            covariance = jg.Full(array(factors))
+        case "diag":
+            covariance = jg.Diagonal(array(np.einsum("kii->ki", np.abs(factors))))
+        case _:
+            covariance = jg.Spherical(array(np.abs(factors[:, 0, 0])))
+    log_weights = array(np.log(random.dirichlet(np.full(K, 5.0))))
+    return jg.GaussianMixture(log_weights, array(means), prepared(covariance))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return rows_with_an_outlier()
+
+
+@pytest.fixture(scope="module", params=TYPES)
+def passes(request, rows):
+    """By covariance type: the rows in their frame, their reach, and a compiled pass."""
+    full = STRUCTURES[request.param].full_second_moment
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quadratic, "SMALLEST_PASS", 0)
+        reach = reach_of(rows, K, STRUCTURES[request.param])
+
+    @jax.jit
+    def one(mixture):
+        return expect(rows, mixture, None, full, reach)
+
+    return request.param, rows.frame.read(rows.x, rows.weights), reach, one
+
+
+def with_full_second(statistics):
+    """The oracle's second moments, or their diagonals, in a form that can be compared."""
+    second = double(statistics.second)
+    return second if second.ndim == 3 else second[:, :, None] * np.eye(D)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_statistics_are_the_oracles_however_many_components_products_lose(passes, rows, regime):
+    """Also of components that products keep, which share the rows with those that they lose."""
+    covariance_type, z, reach, one = passes
+    n_tight = REGIMES[regime]
+    mixture = mixture_with(n_tight, covariance_type, double(z))
+    lost = ~np.asarray(is_accurate(mixture, reach.radius))
+    assert np.sum(lost) == n_tight
+    found = one(mixture)
+    # Sums of products are about zero, those of differences about the means.
+    by_differences = lost | (n_tight > MOST)
+    assert np.array_equal(found.origin, np.where(by_differences[:, None], mixture.means, 0))
+    actual = found.about(mixture.means)
+    weights, dense = double(rows.weights), oracle.dense(mixture)
+    expected = oracle.e_step(dense, double(z), weights)
+    log_likelihood = oracle.log_likelihood(dense, double(z), weights)
+    log_likelihood -= weights.sum() * double(rows.frame.log_volume())
+    tolerance = by_dtype(2e-4, 1e-11)
+    assert_close(actual.log_likelihood, log_likelihood, rtol=by_dtype(1e-5, 1e-12))
+    assert_close(actual.count, expected.count, rtol=by_dtype(1e-3, 1e-9))
+    assert_close(np.sum(double(actual.count)), weights.sum(), rtol=by_dtype(1e-5, 1e-13))
+    assert_close(actual.first, expected.first, rtol=0, atol=tolerance * N)
+    second = expected.second if actual.second.ndim == 3 else expected.second * np.eye(D)
+    assert_close(with_full_second(actual), second, rtol=0, atol=tolerance * N)
+    # Those of tight components are small, and judged by their own size.
+    for k in np.flatnonzero(lost):
+        own = np.abs(second[k]).max()
+        assert_close(
+            with_full_second(actual)[k], second[k], rtol=0, atol=by_dtype(1e-2, 1e-10) * own
+        )
+
+
+def test_products_alone_would_lose_the_tight_component(passes, rows):
+    """So that the tests above see something."""
+    covariance_type, z, reach, _ = passes
+    mixture = mixture_with(MOST, covariance_type, double(z))
+    full = STRUCTURES[covariance_type].full_second_moment
+    lost = expect_by_products(rows, mixture, None, full, None).about(mixture.means)
+    kept = expect_by_differences(rows, mixture, None, full)
+    apart = ~np.asarray(is_accurate(mixture, reach.radius))
+    size = np.abs(double(kept.second))[apart].reshape(MOST, -1).max(axis=1)
+    error = np.abs(double(lost.second) - double(kept.second))[apart].reshape(MOST, -1).max(axis=1)
+    assert np.any(error > by_dtype(1, 1e-9) * size)
+
+
+def test_a_batch_of_which_each_loses_others_is_one_by_one(passes):
+    covariance_type, z, _, one = passes
+    mixtures = [mixture_with(n_tight, covariance_type, double(z)) for n_tight in (0, 1, MOST)]
+    batch = jax.vmap(one)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *mixtures))
+    for b, mixture in enumerate(mixtures):
+        alone = one(mixture).about(mixture.means)
+        together = jax.tree.map(lambda leaf, b=b: leaf[b], batch).about(mixture.means)
+        for name in ("log_likelihood", "count", "first", "second"):
+            expected = double(getattr(alone, name))
+            tolerance = by_dtype(2e-4, 1e-11) * max(N, np.abs(expected).max())
+            assert_close(getattr(together, name), expected, rtol=0, atol=tolerance)
+
+
+def test_a_prior_is_added_to_components_apart(passes, rows):
+    covariance_type, z, reach, _ = passes
+    full = STRUCTURES[covariance_type].full_second_moment
+    mixture = mixture_with(1, covariance_type, double(z))
+    prior = array(np.random.default_rng(2).normal(size=(N, K)))
+    expected = expect_by_differences(rows, mixture, prior, full)
+    actual = jax.jit(lambda prior: expect(rows, mixture, prior, full, reach))(prior)
+    assert_close(actual.count, expected.count, rtol=by_dtype(1e-3, 1e-9))
+    assert_close(actual.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-12))
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_the_objective_never_falls_while_a_component_is_apart(monkeypatch, covariance_type, rows):
+    monkeypatch.setattr(validation, "SMALL", 0)
+    monkeypatch.setattr(quadratic, "SMALLEST_PASS", 0)
+    z = rows.frame.read(rows.x, rows.weights)
+    start = mixture_with(2, covariance_type, double(z))
+    fit = jg.em(start, z, weights=rows.weights, covariance_type=covariance_type, max_iter=40, tol=0)
+    radius = jnp.max(jnp.abs(z), axis=0)
+    assert 1 <= np.sum(~np.asarray(is_accurate(fit.mixture, radius))) <= MOST
+    size = np.abs(double(fit.mixture.log_prob(z))).sum()
+    assert np.diff(double(fit.history)).min() >= -by_dtype(1e-5, 1e-10) * size
+    assert fit.status != jg.Status.NON_FINITE
+
+
+def test_tangents_of_a_pass_are_those_of_differences(passes, rows):
+    """As products of the curvature with a direction need them, also of several at once."""
+    covariance_type, z, _, one = passes
+    full = STRUCTURES[covariance_type].full_second_moment
+    mixture = mixture_with(1, covariance_type, double(z))
+    direction = jax.tree.map(jnp.zeros_like, mixture)
+    direction = replace(direction, log_weights=array(np.linspace(-1, 1, K)))
+
+    def of_pass(mixture):
+        return one(mixture).about(mixture.means).count
+
+    def of_differences(mixture):
+        return expect_by_differences(rows, mixture, None, full).count
+
+    _, expected = jax.jvp(of_differences, (mixture,), (direction,))
+    _, actual = jax.jvp(of_pass, (mixture,), (direction,))
+    assert_close(actual, expected, rtol=0, atol=by_dtype(1e-3, 1e-9) * N)
+    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), direction)
+    many = jax.vmap(lambda moved: jax.jvp(of_pass, (mixture,), (moved,))[1])(twice)
+    assert_close(many[1], 2 * expected, rtol=0, atol=by_dtype(2e-3, 2e-9) * N)
