@@ -124,6 +124,11 @@ def unprepared(covariance: Covariance) -> Covariance:
     return Full(covariance.scale_tril) if isinstance(covariance, Full) else covariance
 
 
+def of_components(covariance: Covariance, components: Array) -> Covariance:
+    """The covariances of some components, in the order of their numbers (J,)."""
+    return jax.tree.map(lambda leaf: leaf[components % leaf.shape[0]], covariance)
+
+
 def factors(covariance: Covariance, n_features: int) -> Array:
     """L as matrices: (K or 1, D, D)."""
     identity = jnp.eye(n_features, dtype=jax.tree.leaves(covariance)[0].dtype)
@@ -156,6 +161,21 @@ def _whitened_axes(covariance: Covariance, n_features: int) -> Array:
     """L⁻¹ e_i: (D, K or 1, D)."""
     identity = jnp.eye(n_features, dtype=jax.tree.leaves(covariance)[0].dtype)
     return covariance.whiten(identity[:, None, :])
+
+
+def inverse_correlation_trace(covariance: Covariance, n_features: int) -> Array:
+    """tr R⁻¹ of the correlation matrices R: (K or 1,).
+
+    With Σ = S R S, S the diagonal matrix of standard deviations, R⁻¹ = (L⁻¹ S)ᵀ (L⁻¹ S).
+    """
+    match covariance:
+        case Full(scale_tril):
+            variance = jnp.sum(scale_tril**2, axis=2)
+            return jnp.sum(covariance.inverse_factor() ** 2 * variance[:, None, :], axis=(1, 2))
+        case Diagonal(scale):
+            return jnp.full_like(scale[:, 0], n_features)
+        case Spherical(scale):
+            return jnp.full_like(scale, n_features)
 
 
 def kl_between_covariances(new: Covariance, old: Covariance, n_features: int) -> Array:
