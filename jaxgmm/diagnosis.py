@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.covariance import Covariance, kl_between_covariances
+from jaxgmm.covariance import kl_between_covariances, of_components
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import einsum, is_positive_definite, smallest_variance
 
@@ -22,8 +22,13 @@ def degenerate_components(mixture: GaussianMixture, regularization: Array) -> Ar
     Returns:
         (K,) bool.
     """
+    return collapsed_components(mixture, regularization) | twins(mixture)
+
+
+def collapsed_components(mixture: GaussianMixture, regularization: Array) -> Array:
+    """Components without weight, or without a covariance of their own; see above."""
     empty = mixture.weights <= smallest_variance(mixture.means.dtype)
-    return empty | _held_up(mixture, regularization) | _twins(mixture)
+    return empty | _held_up(mixture, regularization)
 
 
 def _held_up(mixture: GaussianMixture, regularization: Array) -> Array:
@@ -42,13 +47,13 @@ def _held_up(mixture: GaussianMixture, regularization: Array) -> Array:
     return jnp.broadcast_to(~own_prevails, (mixture.n_components,))
 
 
-def _twins(mixture: GaussianMixture) -> Array:
+def twins(mixture: GaussianMixture) -> Array:
     """Whether another component, with weight, is the same up to the root of the rounding error."""
     n_components, n_features = mixture.means.shape
     tolerance = float(jnp.finfo(mixture.means.dtype).eps) ** 0.5
 
     def twin_of_another(k: Array) -> Array:
-        one = _component(mixture.covariance, k)
+        one = of_components(mixture.covariance, k[None])
         shift = one.whiten((mixture.means - mixture.means[k][None])[:, None, :])[:, 0]
         spread = kl_between_covariances(mixture.covariance, one, n_features)
         divergence = jnp.sum(shift**2, axis=-1) / 2 + spread
@@ -59,7 +64,3 @@ def _twins(mixture: GaussianMixture) -> Array:
     if mixture.means.size**2 <= SMALL:
         return jax.vmap(twin_of_another)(numbers)
     return lax.map(twin_of_another, numbers)
-
-
-def _component(covariance: Covariance, k: Array) -> Covariance:
-    return jax.tree.map(lambda leaf: leaf[k % leaf.shape[0]][None], covariance)
