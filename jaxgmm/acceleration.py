@@ -237,7 +237,7 @@ class Pilot(NamedTuple):
             objective=lowest,
             floor=lowest,
             is_plain=jnp.asarray(True),
-            progress=Progress.begin(tol.dtype),
+            progress=Progress.begin(start.log_weights),
             plain_steps=jnp.asarray(-1, jnp.int32),
             threshold=tol,
         )
@@ -264,7 +264,7 @@ class Pilot(NamedTuple):
             weight: () of all rows.
             tol: () gain per unit of weight that may remain.
         """
-        accepted = finite & self.accepts(step.objective, step.gain)
+        accepted = finite & self.accepts(step.objective, step.gain.total())
         progress = self.progress_after(accepted, step, tol)
         plain_steps, threshold = self.check(accepted, step, progress, tol)
         safe = jax.tree.map(partial(jnp.where, accepted), step.mixture, self.safe)
@@ -282,7 +282,7 @@ class Pilot(NamedTuple):
             memory=jax.tree.map(partial(jnp.where, accelerates), memory, self.memory.restarted()),
             safe=safe,
             objective=jnp.where(accepted, step.objective, self.objective),
-            floor=jnp.where(accepted, step.objective + weight * step.gain, self.floor),
+            floor=jnp.where(accepted, step.objective + weight * step.gain.total(), self.floor),
             is_plain=~goes_far,
             progress=progress,
             plain_steps=plain_steps,
@@ -294,20 +294,22 @@ class Pilot(NamedTuple):
     ) -> tuple[Array, Array]:
         """Whether to make plain steps from now on, as `plain_steps`, and the next `threshold`."""
         checking = self.plain_steps >= 0
-        begins = ~checking & accepted & (step.gain < self.threshold)
+        gain = step.gain.total()
+        begins = ~checking & accepted & (gain < self.threshold)
         given_up = checking & (self.plain_steps >= PATIENCE) & (progress.confirmed == 0)
         goes_on = begins | (checking & ~given_up)
         # With the rate that was seen, the gain at which little enough remains.
         known = jnp.isfinite(progress.remaining) & (progress.remaining > 0)
         enough = jnp.where(known, tol / jnp.where(known, progress.remaining, 1) / 2, 1)
-        lower = jnp.maximum(jnp.minimum(enough, 0.1) * step.gain, LOWEST_THRESHOLD * tol)
-        lower = jnp.maximum(lower, 2 * step.rounding)
+        lower = jnp.maximum(jnp.minimum(enough, 0.1) * gain, LOWEST_THRESHOLD * tol)
+        lower = jnp.maximum(lower, 2 * step.gain.noise())
         threshold = jnp.where(given_up, lower, self.threshold)
         return jnp.where(goes_on, self.plain_steps + 1, -1), threshold
 
     def progress_after(self, accepted: Array, step: Step, tol: Array) -> Progress:
         """The progress, of which only plain steps in a row tell anything but the gain."""
-        known = self.progress.update(step.gain, step.rounding, tol)
-        unknown = Progress.begin(tol.dtype)
-        unknown = unknown._replace(gain=jnp.where(accepted, step.gain, self.progress.gain))
+        known = self.progress.update(step.gain, tol)
+        unknown = Progress.begin(step.gain.of_each)
+        gain = jnp.where(accepted, step.gain.total(), self.progress.gain)
+        unknown = unknown._replace(gain=gain)
         return jax.tree.map(partial(jnp.where, self.plain_steps >= 0), known, unknown)

@@ -7,16 +7,18 @@ log-likelihood has 1 - ρ of the curvature of the expected log-likelihood in whi
 
 EM also slows near saddle points, where the ratio of gains climbs through 1, at first unnoticeably.
 The extrapolation spans about 1 / (1 - ρ) steps; the climb of the ratio is carried forward over
-`HORIZONS` times as many before the ratio is used, and the result has to hold `CONFIRMATIONS` times
-in a row.
+`HORIZONS` times as many before the ratio is used, and the result has to be small enough
+`CONFIRMATIONS` times in a row. What is reported to remain is by the slowest rate of as many steps.
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgmm.covariance import kl_between_covariances
+from jaxgmm.covariance import inverse_correlation_trace, kl_between_covariances
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import at_least
 
@@ -24,68 +26,128 @@ HORIZONS = 4
 CONFIRMATIONS = 5
 
 
+class Gain(NamedTuple):
+    """The gain of a step in expected log-likelihood per unit of weight, component by component.
+
+    What a component seems to gain by no more than rounding says nothing about it, and nothing
+    about the others: a component that is nearly singular makes much of such noise, and must
+    neither hide what its neighbors still have to gain nor be taken for progress.
+
+    Attributes:
+        of_each: (K,) not negative, see `expected_gain`.
+        rounding: (K,) what rounding alone may bring about, see `gain_by_rounding`.
+    """
+
+    of_each: Array
+    rounding: Array
+
+    def visible(self) -> Array:
+        """Which components gain more than rounding, or NaN: (K,) bool."""
+        return ~(self.of_each <= self.rounding)
+
+    def total(self) -> Array:
+        """() of the components that gain more than rounding."""
+        return jnp.sum(jnp.where(self.visible(), self.of_each, 0))
+
+    def noise(self) -> Array:
+        """() what of the total may be rounding."""
+        return jnp.sum(jnp.where(self.visible(), self.rounding, 0))
+
+
 class Step(NamedTuple):
-    """What a step did.
+    """A step of EM.
 
     Attributes:
         mixture: the new one.
         objective: () of the one that went in.
-        gain: () see `expected_gain`.
-        rounding: () see `gain_by_rounding`.
+        gain: of the step.
     """
 
     mixture: GaussianMixture
     objective: Array
-    gain: Array
-    rounding: Array
+    gain: Gain
 
 
 class Progress(NamedTuple):
     """What the stopping rule remembers of the steps so far.
 
     Attributes:
-        gain: () of the last step, in expected log-likelihood per unit of weight.
-        ratio: () of the last gain to the one before.
-        remaining: () extrapolated gain of the objective still to come.
-        confirmed: () int, how many times in a row that was below the tolerance.
+        of_each: (K,) gains of the last step.
+        gain: () their sum, over the components that gain more than rounding.
+        ratio: () of the last gain to the one before, of the same components.
+        forecasts: (CONFIRMATIONS,) to what the ratio was going to climb, by the last steps.
+        remaining: () gain of the objective still to come, by the highest of these.
+        confirmed: () int, how many times in a row the latest of these left less than the tolerance.
     """
 
+    of_each: Array
     gain: Array
     ratio: Array
+    forecasts: Array
     remaining: Array
     confirmed: Array
 
     @classmethod
-    def begin(cls, dtype: jnp.dtype) -> "Progress":
-        """Before the first step nothing is known."""
-        unknown = jnp.asarray(jnp.inf, dtype)
-        return cls(jnp.zeros_like(unknown), unknown, unknown, jnp.asarray(0, jnp.int32))
+    def begin(cls, log_weights: Array) -> "Progress":
+        """Before the first step nothing is known; log_weights (K,) are those of the start."""
+        of_each = jnp.zeros_like(log_weights)
+        unknown = jnp.asarray(jnp.inf, of_each.dtype)
+        return cls(
+            of_each=of_each,
+            gain=jnp.zeros_like(unknown),
+            ratio=unknown,
+            forecasts=jnp.ones(CONFIRMATIONS, of_each.dtype),
+            remaining=unknown,
+            confirmed=jnp.asarray(0, jnp.int32),
+        )
 
     @classmethod
-    def known(cls, remaining: Array, tol: Array) -> "Progress":
+    def known(cls, log_weights: Array, remaining: Array, tol: Array) -> "Progress":
         """Where something else than the gains of steps says what remains."""
         confirmed = jnp.where(remaining < tol, CONFIRMATIONS, 0).astype(jnp.int32)
-        return cls.begin(remaining.dtype)._replace(remaining=remaining, confirmed=confirmed)
+        return cls.begin(log_weights)._replace(remaining=remaining, confirmed=confirmed)
 
-    def update(self, gain: Array, rounding: Array, tol: Array) -> "Progress":
+    def update(self, gain: Gain, tol: Array) -> "Progress":
         """After a step.
 
+        Where no component gains more than rounding there is nothing left that could be seen. What
+        remains is then taken from the noise, which is no less than the gain in it, at the rate that
+        was seen last. Of components whose noise is larger than the tolerance it can't be told; nor
+        of any by tolerances that are finer than the dtype is, for which to be unseen is enough.
+
         Args:
-            gain: () of the step, see `expected_gain`.
-            rounding: () a gain that says nothing, see `gain_by_rounding`: nothing remains.
+            gain: of the step.
             tol: () what may remain.
         """
-        ratio = jnp.where(self.gain > 0, gain / jnp.where(self.gain > 0, self.gain, 1), jnp.inf)
+        total, visible = gain.total(), gain.visible()
+        before = jnp.sum(jnp.where(visible, self.of_each, 0))
+        ratio = jnp.where(before > 0, total / jnp.where(before > 0, before, 1), jnp.inf)
         known = jnp.isfinite(self.ratio)
         climb = jnp.where(known, at_least(ratio - jnp.where(known, self.ratio, 0), 0), jnp.inf)
         gap = rate_gap(ratio)
         ahead = jnp.where(gap > 0, HORIZONS * climb / jnp.where(gap > 0, gap, 1), jnp.inf)
-        remaining = remaining_gain(gain, jnp.minimum(1, ratio + ahead))
-        arrived = gain <= rounding
-        remaining = jnp.where(arrived, 0, remaining)
-        once_more = jnp.where(arrived, CONFIRMATIONS, self.confirmed + 1)
-        confirmed = jnp.where(remaining < tol, once_more, 0).astype(jnp.int32)
-        return Progress(gain, ratio, remaining, confirmed)
+        forecast = jnp.minimum(1, ratio + ahead)
+        forecasts = jnp.concatenate([self.forecasts[1:], forecast[None]])
+        once_more = jnp.where(remaining_gain(total, forecast) < tol, self.confirmed + 1, 0)
+        seen = Progress(
+            of_each=gain.of_each,
+            gain=total,
+            ratio=ratio,
+            forecasts=forecasts,
+            remaining=remaining_gain(total, jnp.max(forecasts)),
+            confirmed=once_more.astype(jnp.int32),
+        )
+        finest = float(jnp.finfo(total.dtype).eps) / 4
+        told = gain.rounding <= jnp.maximum(tol, finest)
+        noise = jnp.sum(jnp.where(told, gain.of_each, 0))
+        remaining = jnp.where(self.ratio < 1, remaining_gain(noise, self.ratio), noise)
+        arrived = (remaining < tol) | ((tol > 0) & (tol < finest))
+        unseen = self._replace(
+            gain=total,
+            remaining=remaining,
+            confirmed=jnp.where(arrived, CONFIRMATIONS, 0).astype(jnp.int32),
+        )
+        return jax.tree.map(partial(jnp.where, jnp.any(visible)), seen, unseen)
 
     def converged(self) -> Array:
         """() bool."""
@@ -103,34 +165,37 @@ def remaining_gain(gain: Array, ratio: Array) -> Array:
     return jnp.where(falls, ratio * gain / jnp.where(falls, rate_gap(ratio), 1), jnp.inf)
 
 
-def expected_gain(new: GaussianMixture, old: GaussianMixture) -> Array:
-    """What an EM step gained in the expected log-likelihood, per unit of weight: ().
+def gain_of(new: GaussianMixture, old: GaussianMixture) -> Gain:
+    """The gain of an EM step from one mixture to another."""
+    return Gain(expected_gain(new, old), gain_by_rounding(old))
 
-    KL(w' ‖ w) + Σ w'_k KL(new_k ‖ old_k), a sum of terms that are not negative, each accurate
-    however small it is. Components without weight don't count.
+
+def expected_gain(new: GaussianMixture, old: GaussianMixture) -> Array:
+    """What an EM step gained in the expected log-likelihood, per unit of weight: (K,).
+
+    KL(w' ‖ w) + Σ w'_k KL(new_k ‖ old_k), with KL(w' ‖ w) = Σ w_k (r_k log r_k - r_k + 1) and
+    r = w' / w: terms that are not negative, each accurate however small it is. Components without
+    weight don't count.
     """
     n_features = new.n_features
     weights = new.weights
     alive = weights > 0
     log_ratio = jnp.where(alive, new.log_weights - jnp.where(alive, old.log_weights, 0), 0)
     change = jnp.expm1(log_ratio)
-    of_weights = jnp.sum(old.weights * ((1 + change) * log_ratio - change))
+    of_weights = old.weights * ((1 + change) * log_ratio - change)
     shift = old.covariance.whiten((new.means - old.means)[None])[0]
     spread = kl_between_covariances(new.covariance, old.covariance, n_features)
-    divergence = jnp.sum(shift**2, axis=-1) / 2 + spread
-    return of_weights + jnp.sum(weights * divergence)
+    return at_least(of_weights, 0) + weights * (jnp.sum(shift**2, axis=-1) / 2 + spread)
 
 
 def gain_by_rounding(mixture: GaussianMixture) -> Array:
-    """The expected gain that a step seems to have when rounding alone moves the parameters: ().
+    """The expected gain that a step seems to have when rounding alone moves the parameters: (K,).
 
-    Rounding moves means by some eps of their size, and a covariance by some eps of its diagonal,
-    which the inverse of the correlation matrix blows up.
+    Rounding moves weights and means by some eps of their size, and a covariance by some eps of its
+    diagonal, which the inverse of the correlation matrix blows up.
     """
     eps = 4 * float(jnp.finfo(mixture.means.dtype).eps)
-    covariance, n_features = mixture.covariance, mixture.n_features
+    covariance = mixture.covariance
     shift = covariance.whiten(eps * mixture.means[None])[0]
-    scale = jnp.sqrt(jnp.einsum("kii->ki", covariance.dense(n_features)))
-    columns = jnp.eye(n_features, dtype=scale.dtype)[:, None, :] * scale[None]
-    spread = eps * jnp.sum(covariance.whiten(columns) ** 2, axis=(0, 2))
-    return jnp.sum(mixture.weights * (jnp.sum(shift**2, axis=-1) / 2 + spread**2 / 16))
+    spread = eps * inverse_correlation_trace(covariance, mixture.n_features)
+    return mixture.weights * ((eps**2 + jnp.sum(shift**2, axis=-1)) / 2 + spread**2 / 16)

@@ -198,6 +198,21 @@ def as_matrices(diagonals: Array) -> Array:
     return diagonals[:, :, None] * jnp.eye(diagonals.shape[1], dtype=diagonals.dtype)[None]
 
 
+def inverse_correlation_trace(covariance: Covariance, n_features: int) -> Array:
+    """tr R⁻¹ of the correlation matrices R: (K or 1,).
+
+    With Σ = S R S, S the diagonal matrix of standard deviations, R⁻¹ = (L⁻¹ S)ᵀ (L⁻¹ S).
+    """
+    match covariance:
+        case Full():
+            of_features = variances(covariance, n_features)
+            return jnp.sum(covariance.inverse_factor() ** 2 * of_features[:, None, :], axis=(1, 2))
+        case Diagonal(scale):
+            return jnp.full_like(scale[:, 0], n_features)
+        case Spherical(scale):
+            return jnp.full_like(scale, n_features)
+
+
 def kl_between_covariances(new: Covariance, old: Covariance, n_features: int) -> Array:
     """KL(N(0, Σ_new) ‖ N(0, Σ_old)), accurate however close they are.
 

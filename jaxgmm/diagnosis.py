@@ -29,8 +29,13 @@ def degenerate_components(mixture: GaussianMixture, regularization: Array) -> Ar
     Returns:
         (K,) bool.
     """
+    return collapsed_components(mixture, regularization) | twins(mixture)
+
+
+def collapsed_components(mixture: GaussianMixture, regularization: Array) -> Array:
+    """Components without weight, or without a covariance of their own; see above."""
     empty = mixture.weights <= smallest_variance(mixture.means.dtype)
-    return empty | _held_up(mixture, regularization) | _twins(mixture)
+    return empty | _held_up(mixture, regularization)
 
 
 def _held_up(mixture: GaussianMixture, regularization: Array) -> Array:
@@ -53,7 +58,7 @@ def _held_up(mixture: GaussianMixture, regularization: Array) -> Array:
     return jnp.broadcast_to(~own_prevails, (mixture.n_components,))
 
 
-def _twins(mixture: GaussianMixture) -> Array:
+def twins(mixture: GaussianMixture) -> Array:
     """Whether another component, with weight, is the same up to the root of the rounding error."""
     n_components, n_features = mixture.means.shape
     tolerance = float(jnp.finfo(mixture.means.dtype).eps) ** 0.5

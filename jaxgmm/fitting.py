@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.frame import Rows
-from jaxgmm.initialization import STARTS, as_given, start_from
+from jaxgmm.initialization import STARTS, as_given, least_rows, start_from
 from jaxgmm.loop import em
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.padding import with_padding, with_rows
@@ -198,7 +198,8 @@ def fit_all(
             return stored_as(settings.covariance_type, problem.rows.frame.enter(mixture))
         if given is None:
             key = jax.random.fold_in(keys[model], task % n_init)
-            responsibilities = STARTS[init](key, problem.rows, active[model])
+            least = least_rows(settings.covariance_type, problem.form, x.shape[-1])
+            responsibilities = STARTS[init](key, problem.rows, active[model], least)
         else:
             responsibilities = as_given(given[model])
         return start_from(
@@ -212,7 +213,10 @@ def fit_all(
         )
 
     starts = in_blocks(start, n_tasks, problems.n_slots(n_tasks, active.shape[1]))
-    results = climb_all(problems, starts, active, jnp.asarray(tol, x.dtype), n_models, settings)
+    tol = jnp.asarray(tol, x.dtype)
+    # A start that is given is where the climb begins, whatever becomes of it.
+    splits = given is None
+    results = climb_all(problems, starts, active, tol, n_models, settings, splits)
     return in_unit_of_weights(results, unit)
 
 

@@ -177,7 +177,7 @@ def _fit_gradient(
         n_iter=end.n_iter,
         finite=end.finite,
         objective=end.value,
-        progress=Progress.known(remaining, tol),
+        progress=Progress.known(found.log_weights, remaining, tol),
         history=end.history,
         pilot=None,
     )

@@ -30,47 +30,74 @@ SAMPLE_ROWS = 2**13
 SAMPLE_ROWS_PER_SEED = 2**7
 
 
-def by_plus_plus(key: Array, rows: Rows, active: Array) -> Responsibilities:
+def by_plus_plus(key: Array, rows: Rows, active: Array, least: Array) -> Responsibilities:
     """The partition that k-means reaches from greedy seeds in twice a few iterations.
 
     The first few measure features by their deviation in all rows, which is large where clusters are
     far apart. The others measure them by the deviation within clusters that was found.
     """
     sample, partition = _seeds(key, rows, active)
+    fewest = _least_in(sample, rows, least)
 
-    def approach(_: Array, partition: Nearest) -> Nearest:
-        return scaled_within(sample, lloyd(sample, sample, partition, FEW_ITERATIONS))
+    def approach(number: Array, partition: Nearest) -> Nearest:
+        found = lloyd(sample, sample, partition, fewest, FEW_ITERATIONS)
+        return lax.cond(number < 1, lambda: scaled_within(sample, found), lambda: found)
 
     return lax.fori_loop(0, 2, approach, varying(partition, sample))
 
 
-def by_kmeans(key: Array, rows: Rows, active: Array) -> Responsibilities:
+def by_kmeans(key: Array, rows: Rows, active: Array, least: Array) -> Responsibilities:
     """The partition that k-means converges to from greedy k-means++ seeds."""
     sample, partition = _seeds(key, rows, active)
     if sample is not rows:
-        partition = lloyd(sample, sample, partition, MAX_ITERATIONS)
-    return lloyd(rows, sample, partition, MAX_ITERATIONS)
+        fewest = _least_in(sample, rows, least)
+        partition = lloyd(sample, sample, partition, fewest, MAX_ITERATIONS)
+    return lloyd(rows, sample, partition, least, MAX_ITERATIONS)
 
 
 def _seeds(key: Array, rows: Rows, active: Array) -> tuple[Rows, Nearest]:
     """The rows from which greedy k-means++ seeds were chosen, and the partition by them."""
-    sample = subsample(rows, max(SAMPLE_ROWS, SAMPLE_ROWS_PER_SEED * active.size))
+    sample = _sample(rows, active)
     return sample, _partition(plus_plus_seeds(key, sample, active.size), active)
 
 
-def by_random_rows(key: Array, rows: Rows, active: Array) -> Responsibilities:
-    """The nearest-seed partition of K different rows, drawn in proportion to their weights."""
+def _sample(rows: Rows, active: Array) -> Rows:
+    return subsample(rows, max(SAMPLE_ROWS, SAMPLE_ROWS_PER_SEED * active.size))
+
+
+def _least_in(sample: Rows, rows: Rows, least: Array) -> Array:
+    """How many rows of a sample a cluster must have that is to have so many of all.
+
+    One row alone may be an outlier, however many rows the sample stands for.
+    """
+    n_sampled, n_rows = (jnp.sum(some.weights > 0) for some in (sample, rows))
+    share = (n_sampled / n_rows).astype(rows.x.dtype)
+    return jnp.maximum(least.astype(share.dtype) * share, jnp.minimum(least, 2).astype(share.dtype))
+
+
+def by_random_rows(key: Array, rows: Rows, active: Array, least: Array) -> Responsibilities:
+    """The nearest-seed partition of K different rows, drawn in proportion to their weights.
+
+    Parts that are too small are dissolved, and others split in their place.
+    """
     noise = jax.random.gumbel(key, rows.weights.shape, rows.weights.dtype)
     score = jnp.log(rows.weights) + noise
     if isinstance(score.size, int):
         _, drawn = lax.top_k(score, active.size)
     else:
         drawn = jnp.argsort(score, descending=True)[jnp.arange(active.size)]
-    return _partition(rows.frame.read(rows.x[drawn], rows.weights[drawn]), active)
+    partition = _partition(rows.frame.read(rows.x[drawn], rows.weights[drawn]), active)
+    sample = _sample(rows, active)
+    return lloyd(sample, sample, partition, _least_in(sample, rows, least), 0)
 
 
-def by_random_responsibilities(key: Array, rows: Rows, active: Array) -> Responsibilities:
-    """Uniform random numbers for each row and component, made to sum to 1."""
+def by_random_responsibilities(
+    key: Array, rows: Rows, active: Array, least: Array
+) -> Responsibilities:
+    """Uniform random numbers for each row and component, made to sum to 1.
+
+    So all components have about as many rows.
+    """
 
     def draw(number: Array) -> Array:
         return jax.random.uniform(jax.random.fold_in(key, number), active.shape, rows.x.dtype)
@@ -92,12 +119,29 @@ def _partition(seeds: Array, active: Array) -> Nearest:
     return Nearest(jnp.where(active[:, None], seeds, jnp.inf), jnp.ones_like(seeds[0]))
 
 
-STARTS: dict[str, Callable[[Array, Rows, Array], Responsibilities]] = {
+STARTS: dict[str, Callable[[Array, Rows, Array, Array], Responsibilities]] = {
     "k-means++": by_plus_plus,
     "kmeans": by_kmeans,
     "random": by_random_responsibilities,
     "random_from_data": by_random_rows,
 }
+
+
+def least_rows(covariance_type: str, form: Form | None, n_features: int) -> Array:
+    """How many rows a part of a partition must have, so that a component may start from it: ().
+
+    Twice as many as it takes to have a covariance of its own, or one where all have the same.
+
+    Args:
+        covariance_type: of the fit.
+        form: of "full" covariances.
+        n_features: D.
+    """
+    structure = structure_named(covariance_type)
+    of_row = (structure.shared, not structure.full_second_moment)
+    shared, diagonal = of_row if form is None else (form.shared, form.diagonal)
+    needed = jnp.where(diagonal, 2, n_features + 1)
+    return jnp.where(shared, 1, 2 * needed)
 
 
 def start_from(

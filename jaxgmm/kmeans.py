@@ -7,11 +7,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxgmm.frame import Rows
 from jaxgmm.numerics import agreed, contract, einsum, varying
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+# Passes in which clusters are split for those that are too small, after k-means itself has ended.
+SPLITTINGS = 10
 
 # Of the deviation in all rows. A feature of few different values may have none within clusters.
 SMALLEST_DEVIATION = 1e-3
@@ -38,13 +42,17 @@ class Nearest:
 
     def __call__(self, _: Array, z: Array) -> Array:
         """One-hot, of the rows' numbers and the rows: (rows, D) -> (rows, K)."""
+        number = jnp.arange(self.centers.shape[0])
+        return (self.labels(z)[None] == number[:, None]).astype(z.dtype).T
+
+    def labels(self, z: Array) -> Array:
+        """The numbers of the nearest centers: (rows, D) -> (rows,) int."""
         weighted = self.precision[None] * self.reachable()
         half = jnp.sum(self.precision[None] * self.centers**2, axis=1) / 2
         distance = half[:, None] - contract("kd,nd->kn", weighted, z)
         nearest = distance == jnp.min(distance, axis=0, keepdims=True)
         number = jnp.arange(self.centers.shape[0])
-        label = jnp.min(jnp.where(nearest, number[:, None], number.size), axis=0)
-        return (label[None] == number[:, None]).astype(z.dtype).T
+        return jnp.min(jnp.where(nearest, number[:, None], number.size), axis=0)
 
     def reachable(self) -> Array:
         """(K, D) centers, those at infinity replaced by zeros."""
@@ -149,52 +157,96 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
     return lax.scan(add_seed, far, jax.vmap(draws_of)(jnp.arange(n_seeds)))[1]
 
 
-def lloyd(rows: Rows, sample: Rows, start: Nearest, max_iter: int) -> Nearest:
+def lloyd(rows: Rows, sample: Rows, start: Nearest, least: ArrayLike, max_iter: int) -> Nearest:
     """The partition after at most `max_iter` iterations of k-means from a given one.
 
-    An empty cluster is moved to the row that is farthest from its center, one in each iteration.
+    In each iteration clusters that are too small are dissolved, and others split in their place:
+    their centers move to rows of clusters that have more than twice as many as are needed. After
+    the last iteration this goes on alone until no cluster is too small, or for `SPLITTINGS` passes.
     Centers at infinity stay there.
 
     Args:
         rows: the data.
-        sample: rows of which the farthest is searched.
+        sample: rows of which some become new centers.
         start: the partition to begin with, whose precision stays.
-        max_iter: number of passes.
+        least: () rows that a cluster must have, see `effective_rows`; but never more than half of
+            what an average one has.
+        max_iter: number of iterations.
     """
+    largest = jnp.max(rows.weights)
+    present = jnp.all(jnp.isfinite(start.centers), axis=1)
+    average = jnp.sum(rows.weights > 0) / jnp.maximum(jnp.sum(present), 1)
+    least = jnp.minimum(jnp.asarray(least, largest.dtype), average.astype(largest.dtype) / 2)
 
-    def summand(
-        partition: Nearest, numbers: Array, weights: Array, z: Array
-    ) -> tuple[Array, Array]:
-        own = weights[:, None] * partition(numbers, z)
-        return jnp.sum(own, axis=0), einsum("nk,nd->kd", own, z)
+    def summand(partition: Nearest, numbers: Array, weights: Array, z: Array) -> Array:
+        relative = (weights / largest)[:, None]
+        of_rows = jnp.concatenate([relative, relative**2, relative * z], axis=1)
+        return einsum("nk,nf->kf", partition(numbers, z), of_rows)
 
-    def next_centers(centers: Array) -> Array:
+    def next_centers(centers: Array, n_iter: Array) -> Array:
         partition = replace(start, centers=centers)
-        count, total = rows.sum(partial(summand, partition), rows.chunk_rows(centers.size))
-        without_rows = (count == 0)[:, None]
-        means = jnp.where(without_rows, centers, total / jnp.where(without_rows, 1, count[:, None]))
-        empty = jnp.any(without_rows & jnp.isfinite(centers), axis=1)
-        moved = empty & (jnp.arange(empty.size) == jnp.argmax(empty))
+        sums = rows.sum(partial(summand, partition), rows.chunk_rows(centers.size))
+        count, square, total = sums[:, 0], sums[:, 1], sums[:, 2:]
+        stays = ((count == 0) | (n_iter >= max_iter))[:, None]
+        means = jnp.where(stays, centers, total / jnp.where(count > 0, count, 1)[:, None])
+        effective = effective_rows(count, square)
+        small = present & (effective < least)
+        within = (n_iter.astype(means.dtype) * GOLDEN_RATIO) % 1
         return lax.cond(
-            agreed(~jnp.any(empty)),
+            agreed(~jnp.any(small)),
             lambda: means,
-            lambda: jnp.where(moved[:, None], farthest_row(sample, partition)[None], means),
+            lambda: _moved_into(sample, partition, effective > 2 * least, small, within, means),
         )
 
     def goes_on(carry: tuple[Array, Array, Array]) -> Array:
         _, moved, n_iter = carry
-        return moved & (n_iter < max_iter)
+        return moved & (n_iter < max_iter + SPLITTINGS)
 
     def some_go_on(carry: tuple[Array, Array, Array]) -> Array:
         return ~agreed(~goes_on(carry))
 
     def advance(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         old, _, n_iter = carry
-        new = jnp.where(goes_on(carry), next_centers(old), old)
+        new = jnp.where(goes_on(carry), next_centers(old, n_iter), old)
         return new, jnp.any(old != new), n_iter + 1
 
     initial = varying((start.centers, jnp.asarray(True), jnp.asarray(0)), rows, sample)
     return replace(start, centers=lax.while_loop(some_go_on, advance, initial)[0])
+
+
+def effective_rows(total: Array, square: Array) -> Array:
+    """How many rows of equal weight say as much: (Σ w)² / Σ w², and 0 where there are none.
+
+    Args:
+        total: Σ w of the weights of some rows.
+        square: Σ w².
+
+    Source: Kish 1965.
+    """
+    return jnp.where(square > 0, total**2 / jnp.where(square > 0, square, 1), 0)
+
+
+def _moved_into(
+    sample: Rows, partition: Nearest, large: Array, small: Array, within: Array, centers: Array
+) -> Array:
+    """Centers (K, D), of which those of small clusters are rows of the large ones.
+
+    The rows come from strata of equal size, so that no cluster gets more than its share.
+
+    Args:
+        sample: the rows to choose from.
+        partition: of the clusters.
+        large: (K,) bool.
+        small: (K,) bool.
+        within: () in [0, 1), the place in each stratum.
+        centers: (K, D).
+    """
+    z = sample.frame.read(sample.x, sample.weights)
+    density = large[partition.labels(z)] & (sample.weights > 0)
+    number, n_small = jnp.cumsum(small) - 1, jnp.maximum(jnp.sum(small), 1)
+    place = (number.astype(z.dtype) + within) / n_small.astype(z.dtype)
+    chosen = draw_rows(place, density.astype(z.dtype))
+    return jnp.where((small & jnp.any(density))[:, None], z[chosen], centers)
 
 
 def scaled_within(rows: Rows, partition: Nearest) -> Nearest:
@@ -211,16 +263,3 @@ def scaled_within(rows: Rows, partition: Nearest) -> Nearest:
     variance = total / jnp.sum(rows.weights)
     variance = jnp.where(rows.frame.isotropic, jnp.mean(variance), variance)
     return replace(partition, precision=1 / jnp.maximum(variance, SMALLEST_DEVIATION**2))
-
-
-def farthest_row(rows: Rows, partition: Nearest) -> Array:
-    """The row, of positive weight, that is farthest from the nearest center: (D,)."""
-    z = rows.frame.read(rows.x, rows.weights)
-
-    def add_center(closest: Array, center: Array) -> tuple[Array, None]:
-        distance = jnp.sum(partition.precision[None] * (z - center[None]) ** 2, axis=-1)
-        return jnp.minimum(closest, distance), None
-
-    far = varying(jnp.full_like(rows.weights, jnp.inf), z, partition)
-    closest, _ = lax.scan(add_center, far, partition.centers)
-    return z[jnp.argmax(jnp.where(rows.weights > 0, closest, -1))]

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.acceleration import METHODS, Pilot
-from jaxgmm.convergence import Progress, Step, expected_gain, gain_by_rounding
+from jaxgmm.convergence import Progress, Step, gain_of
 from jaxgmm.curvature import NEWTON_STEPS, newton
 from jaxgmm.diagnosis import degenerate_components
 from jaxgmm.expectation import total_log_prob
@@ -193,8 +193,7 @@ def step(
     whitening = ready(mixture)
     statistics = problem.expect(whitening, covariance_type, smallest_gain)
     new = maximize(statistics, covariance_type, mixture, problem.regularization, problem.form)
-    gain = expected_gain(new, whitening)
-    return Step(new, statistics.log_likelihood, gain, gain_by_rounding(whitening))
+    return Step(new, statistics.log_likelihood, gain_of(new, whitening))
 
 
 def begin(start: GaussianMixture, tol: Array, settings: Settings) -> Loop:
@@ -206,7 +205,7 @@ def begin(start: GaussianMixture, tol: Array, settings: Settings) -> Loop:
         n_iter=jnp.asarray(0, jnp.int32),
         finite=jnp.asarray(True),
         objective=jnp.asarray(-jnp.inf, dtype),
-        progress=Progress.begin(dtype),
+        progress=Progress.begin(start.log_weights),
         history=jnp.zeros(n_recorded, dtype),
         pilot=None if method is None else Pilot.begin(start, METHODS[method], tol),
     )
@@ -224,7 +223,7 @@ def advance(
     if trace.pilot is None:
         pilot, objective = None, taken.objective
         following = jax.tree.map(partial(jnp.where, finite), taken.mixture, mixture)
-        progress = trace.progress.update(taken.gain, taken.rounding, tol)
+        progress = trace.progress.update(taken.gain, tol)
     else:
         weight = jnp.sum(problem.rows.weights)
         following, pilot = trace.pilot.steer(mixture, taken, finite, weight, tol)
@@ -254,10 +253,13 @@ def tol_of_steps(tol: Array, settings: Settings) -> Array:
     return jnp.maximum(tol, POLISH_FROM) if settings.polish else tol
 
 
-def iterate(problem: Problem, loop: Loop, tol: Array, settings: Settings) -> Loop:
-    """Steps until there is nothing left to gain."""
+def iterate(
+    problem: Problem, loop: Loop, tol: Array, settings: Settings, limit: ArrayLike | None = None
+) -> Loop:
+    """Steps until there is nothing left to gain, or until so many are made."""
+    most = settings.max_iter if limit is None else limit
     return lax.while_loop(
-        lambda loop: goes_on(loop[1], settings.max_iter),
+        lambda loop: goes_on(loop[1], most),
         lambda loop: advance(problem, tol, *loop, settings),
         varying(loop, problem, tol),
     )
@@ -270,7 +272,7 @@ def finished(problem: Problem, loop: Loop, tol: Array, settings: Settings) -> Lo
         return mixture, trace
     left = jnp.minimum(settings.max_iter - trace.n_iter, NEWTON_STEPS)
     ascent = newton(problem, mixture, settings.covariance_type, left)
-    progress = Progress.known(ascent.gain_left(), tol)
+    progress = Progress.known(mixture.log_weights, ascent.gain_left(), tol)
     n_iter = trace.n_iter + ascent.n_tried
     history = trace.history
     if history.size:

@@ -4,16 +4,18 @@ A start decides which maximum a fit climbs to, but not how far it is to the top.
 which restarts are worth more; so where there are many, only the most promising climb to the end.
 """
 
-from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.covariance import prepared
-from jaxgmm.diagnosis import degenerate_components
+from jaxgmm.diagnosis import collapsed_components, twins
 from jaxgmm.implicit import as_maximum
+from jaxgmm.initialization import least_rows
+from jaxgmm.kmeans import effective_rows
 from jaxgmm.loop import (
     Loop,
     begin,
@@ -21,17 +23,23 @@ from jaxgmm.loop import (
     ended,
     finished,
     goes_on,
+    iterate,
     landed,
     tol_of_steps,
 )
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.numerics import varying
+from jaxgmm.problem import Problem, ready
 from jaxgmm.results import FitResult, Status
-from jaxgmm.rounds import Problems, at, in_blocks, iterate_all, slots_for
+from jaxgmm.rounds import Problems, at, in_blocks, iterate_all
 from jaxgmm.settings import Settings
+from jaxgmm.splitting import split_instead
 
 # After so many steps so many restarts of a model are left.
 SCREENING, FINALISTS = 16, 4
+# Stages of as many steps in which components may collapse and others be split instead, and stages
+# of climbs to the end.
+TRIALS, CLIMBS = 6, 3
 
 # So many eps of an objective are rounding: it is a sum over rows, each exact to one or two.
 ROUNDING = 8
@@ -44,6 +52,7 @@ def climb_all(
     tol: Array,
     n_models: ArrayLike,
     settings: Settings,
+    splits: bool = False,
 ) -> FitResult:
     """`loop.climb` for all restarts of many models, and the best result of each model.
 
@@ -54,6 +63,7 @@ def climb_all(
         tol: () gain per unit of weight that may remain.
         n_models: () int, how many of the models are wanted; what the others become says nothing.
         settings: static choices.
+        splits: whether large components are split in the place of such as collapse. Static.
 
     Returns:
         Results, with a leading axis M.
@@ -62,23 +72,19 @@ def climb_all(
     n_restarts = problems.n_restarts
     n_slots = problems.n_slots(n_tasks, n_components)
 
-    def climbed(task: Array) -> FitResult:
-        of_model = active[task // n_restarts]
-        return climb(problems.of(task), at(starts, task), of_model, tol, settings)
+    if settings.adjoint == "unroll":
 
-    if settings.adjoint == "unroll" or n_tasks == 1:
+        def climbed(task: Array) -> FitResult:
+            of_model = active[task // n_restarts]
+            return climb(problems.of(task), at(starts, task), of_model, tol, settings)
+
         return best_of_each(in_blocks(climbed, n_tasks, n_slots), n_restarts)
 
     fixed = problems._replace(problem=lax.stop_gradient(problems.problem))
     first, final = lax.stop_gradient((starts, tol))
-    limit = tol_of_steps(final, settings)
-    loops = jax.vmap(lambda start: begin(start, limit, settings))(first)
     wanted = jnp.arange(n_tasks) < jnp.asarray(n_models) * n_restarts
-    if n_restarts <= FINALISTS:
-        loops, _ = iterate_all(fixed, loops, wanted, limit, settings.max_iter, settings)
-        finalists = jnp.arange(n_tasks)
-    else:
-        loops, finalists = iterate_screened(fixed, loops, wanted, active, limit, settings)
+    climbs = Climbs(fixed, wanted, active, tol_of_steps(final, settings), settings, splits)
+    loops, finalists = climbs.run(first)
 
     def result(place: Array) -> FitResult:
         task = finalists[place]
@@ -91,61 +97,170 @@ def climb_all(
     return best_of_each(results, min(n_restarts, FINALISTS))
 
 
-def iterate_screened(
-    problems: Problems, loops: Loop, wanted: Array, active: Array, tol: Array, settings: Settings
-) -> tuple[Loop, Array]:
-    """`iterate_all` for restarts of which, after some steps, only the best of each model go on.
+class Stage(NamedTuple):
+    """Where many climbs are.
 
-    Where all of these end degenerate or not finite, the others of that model go on as well.
+    Attributes:
+        number: () int, of the stage to come.
+        loops: with a leading axis, of all M·R climbs.
+        healthy: (M·R,) bool, which have no degenerate component so far.
+        going: (M·R,) bool, which of them take part in the stage to come.
+    """
 
-    Args:
-        problems: the data.
-        loops: with a leading axis, of all M·R fits.
-        wanted: (M·R,) bool, which of them are to be made.
+    number: Array
+    loops: Loop
+    healthy: Array
+    going: Array
+
+
+class Climbs(NamedTuple):
+    """Climbs from all starts of many models, in stages.
+
+    In the first stages all restarts make a few steps. Where components collapse others are split
+    instead, and what comes of that is another start. Then the best of each model climb to the end,
+    and where all of these end degenerate the others of that model do as well. Those that end with
+    components that have collapsed may start again, too.
+
+    Attributes:
+        problems: the data of M models, each with R restarts.
+        wanted: (M·R,) bool, which climbs are to be made.
         active: (M, K) bool, see `climb`.
         tol: () gain per unit of weight that may remain.
         settings: static choices.
-
-    Returns:
-        The loops, and the numbers of the best of each model: (M·FINALISTS,).
+        splits: see `climb_all`.
 
     Source: emEM, Biernacki, Celeux & Govaert 2003.
     """
-    n_tasks, n_restarts = wanted.size, problems.n_restarts
 
-    def ranked(loops: Loop, healthy: Array) -> Array:
-        """The best of each model: (M·FINALISTS,)."""
+    problems: Problems
+    wanted: Array
+    active: Array
+    tol: Array
+    settings: Settings
+    splits: bool
+
+    def run(self, starts: GaussianMixture) -> tuple[Loop, Array]:
+        """The loops, and the numbers of the best of each model: (M·R,) or (M·FINALISTS,)."""
+        loops = jax.vmap(self.begin)(starts)
+        if not (self.splits or self.screens):
+            loops = self.iterate(loops, self.wanted, self.settings.max_iter)
+            return loops, jnp.arange(self.wanted.size)
+        first = Stage(jnp.asarray(0), loops, jnp.zeros_like(self.wanted), self.wanted)
+        end = lax.while_loop(
+            lambda stage: jnp.any(stage.going) & (stage.number < self.n_trials + CLIMBS),
+            self.next_stage,
+            varying(first, self.problems, self.active, self.tol),
+        )
+        return end.loops, self.best(end.loops, end.healthy & ~self.going(end.loops))
+
+    @property
+    def n_trials(self) -> int:
+        """The number of stages of a few steps."""
+        return TRIALS if self.splits else 1
+
+    @property
+    def screens(self) -> bool:
+        """Whether only the best restarts climb to the end."""
+        return self.problems.n_restarts > FINALISTS
+
+    def begin(self, start: GaussianMixture) -> Loop:
+        """A loop from a start."""
+        return begin(start, self.tol, self.settings)
+
+    def going(self, loops: Loop) -> Array:
+        """Which of the loops have another step to take: (M·R,) bool."""
+        return jax.vmap(lambda trace: goes_on(trace, self.settings.max_iter))(loops[1])
+
+    def iterate(self, loops: Loop, wanted: Array, limit: ArrayLike) -> Loop:
+        """Steps of those that are wanted (M·R,), until they have converged or made so many."""
+        if self.wanted.size > 1:
+            some = (self.problems, loops, wanted, self.tol, limit, self.settings)
+            return iterate_all(*some)[0]
+        limit = jnp.where(wanted[0], limit, 0)
+        problem = self.problems.of(jnp.asarray(0))
+        loop = iterate(problem, at(loops, 0), self.tol, self.settings, limit)
+        return jax.tree.map(lambda leaf: leaf[None], loop)
+
+    def next_stage(self, stage: Stage) -> Stage:
+        """Takes the climbs through a stage, and chooses those for the one after it."""
+        trial, max_iter = stage.number < self.n_trials, self.settings.max_iter
+        limit = jnp.where(trial, min(SCREENING, max_iter), max_iter)
+        loops = self.iterate(stage.loops, stage.going, limit)
+        healthy, again, loops = self.examine(loops, stage.going, stage.number)
+        more = ~trial | (jnp.any(again) & (stage.number + 1 < self.n_trials))
+        number = jnp.where(more, stage.number + 1, self.n_trials)
+        going = self.going(loops)
+        if self.screens:
+            going_to_end = self.chosen(loops, healthy, number > self.n_trials)
+            going &= going_to_end | (number < self.n_trials)
+        return Stage(number, loops, healthy, going & self.wanted)
+
+    def examine(self, loops: Loop, going: Array, stage: Array) -> tuple[Array, Array, Loop]:
+        """Splits components in the place of those that have collapsed.
+
+        Args:
+            loops: with a leading axis.
+            going: (M·R,) bool, whose loops may begin again; all others stay as they are.
+            stage: () int, its number.
+
+        Returns:
+            Which loops are finite and have no degenerate component: (M·R,) bool; which begin
+            again: (M·R,) bool; and the loops.
+        """
+        n_tasks, n_components = loops[0].log_weights.shape
+        last = stage == self.n_trials + CLIMBS - 1
+
+        def of_task(task: Array) -> tuple[Array, Array, Loop]:
+            loop, problem = at(loops, task), self.problems.of(task)
+            model = task // self.problems.n_restarts
+            mixture, trace = landed(*loop)
+            whitening = ready(mixture)
+            degenerate = collapsed_components(whitening, problem.regularization)
+            # Before they have ended components may be alike because they have hardly begun to part.
+            parted = goes_on(trace, self.settings.max_iter)
+            degenerate |= ~parted & twins(whitening)
+            degenerate &= self.active[model]
+            healthy = trace.finite & ~jnp.any(degenerate)
+            if not self.splits:
+                return healthy, jnp.asarray(False), loop
+            spare = self.active[model] & ~degenerate & self.has_rows(problem, mixture)
+            split = split_instead(mixture, degenerate, spare)
+            again = going[task] & trace.finite & (trace.n_iter > 0) & ~last
+            again &= jnp.any(degenerate) & jnp.any(spare)
+            return healthy, again, jax.tree.map(partial(jnp.where, again), self.begin(split), loop)
+
+        size = self.problems.n_slots(n_tasks, n_components)
+        return in_blocks(of_task, n_tasks, size)
+
+    def has_rows(self, problem: Problem, mixture: GaussianMixture) -> Array:
+        """Which components have enough rows for two: (K,) bool."""
+        weights = problem.rows.weights
+        n_rows = effective_rows(jnp.sum(weights), jnp.sum(weights**2))
+        least = least_rows(self.settings.covariance_type, problem.form, mixture.n_features)
+        return mixture.weights * n_rows >= least.astype(n_rows.dtype)
+
+    def chosen(self, loops: Loop, healthy: Array, others: Array) -> Array:
+        """The best of each model, and all others of models without hope: (M·R,) bool.
+
+        Args:
+            loops: with a leading axis.
+            healthy: (M·R,) bool.
+            others: () bool, whether there is a place for others.
+        """
+        n_restarts = self.problems.n_restarts
+        best = jnp.zeros_like(healthy).at[self.best(loops, healthy)].set(True)
+        hopeful = jnp.any((healthy & ~self.going(loops)).reshape(-1, n_restarts), axis=1)
+        return best | (others & ~jnp.repeat(hopeful, n_restarts))
+
+    def best(self, loops: Loop, healthy: Array) -> Array:
+        """The numbers of the best of each model: (M·R,) or (M·FINALISTS,)."""
+        n_restarts = self.problems.n_restarts
+        if not self.screens:
+            return jnp.arange(healthy.size)
         healthy = healthy.reshape(-1, n_restarts)
         objective = jax.vmap(comparable)(loops[1].objective.reshape(-1, n_restarts), healthy)
         order = jnp.sort(jnp.lexsort((-objective, ~healthy), axis=-1)[:, :FINALISTS], axis=-1)
         return (order + n_restarts * jnp.arange(len(order))[:, None]).ravel()
-
-    def stage(number: Array, loops: Loop) -> Loop:
-        healthy = healthy_among(problems, loops, active)
-        best = jnp.zeros(n_tasks, bool).at[ranked(loops, healthy)].set(True)
-        hopeful = jnp.any((healthy & has_ended(loops)).reshape(-1, n_restarts), axis=1)
-        going = jnp.stack([jnp.ones(n_tasks, bool), best, ~jnp.repeat(hopeful, n_restarts)])
-        limit = jnp.where(number == 0, min(SCREENING, settings.max_iter), settings.max_iter)
-        return iterate_all(problems, loops, wanted & going[number], tol, limit, settings)[0]
-
-    def has_ended(loops: Loop) -> Array:
-        return ~jax.vmap(lambda trace: goes_on(trace, settings.max_iter))(loops[1])
-
-    loops = lax.fori_loop(0, 3, stage, varying(loops, problems, wanted, active, tol))
-    return loops, ranked(loops, healthy_among(problems, loops, active) & has_ended(loops))
-
-
-def healthy_among(problems: Problems, loops: Loop, active: Array) -> Array:
-    """Which of M·R loops are finite so far, and have no degenerate component: (M·R,) bool."""
-    n_tasks = loops[0].means.shape[0]
-
-    def is_healthy(task: Array) -> Array:
-        mixture, trace = landed(*at(loops, task))
-        ready = replace(mixture, covariance=prepared(mixture.covariance))
-        degenerate = degenerate_components(ready, problems.of(task).regularization)
-        return trace.finite & ~jnp.any(degenerate & active[task // problems.n_restarts])
-
-    return in_blocks(is_healthy, n_tasks, slots_for(n_tasks, loops[0].means[0].size ** 2))
 
 
 def best_of_each(results: FitResult, n_restarts: int) -> FitResult:

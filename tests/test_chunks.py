@@ -64,7 +64,7 @@ def by_row_number(start, x, weights):
     active = jnp.ones(K, bool)
     starts = [
         start_from(
-            STARTS[init](jax.random.key(3), problem.rows, active),
+            STARTS[init](jax.random.key(3), problem.rows, active, jnp.asarray(2)),
             problem.rows,
             active,
             "full",

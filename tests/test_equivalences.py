@@ -232,7 +232,7 @@ def test_rows_of_weight_zero_do_not_change_where_a_fit_starts(init, key):
     @jax.jit
     def partition(x, weights):
         rows = Rows(frame_of(x, weights, isotropic=False), x, weights)
-        responsibilities = STARTS[init](key, rows, jnp.ones(K, bool))
+        responsibilities = STARTS[init](key, rows, jnp.ones(K, bool), jnp.asarray(6))
         return responsibilities(jnp.arange(30), rows.frame.read(x, weights)[:30])
 
     x = blobs()[::3]

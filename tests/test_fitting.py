@@ -77,7 +77,7 @@ def test_restarts_have_keys_of_their_own(key):
 
     @jax.jit
     def start_of(restart):
-        partition = STARTS["random"](jax.random.fold_in(key, restart), problem.rows, active)
+        partition = STARTS["random"](jax.random.fold_in(key, restart), problem.rows, active, None)
         variances = problem.regularization
         return start_from(partition, problem.rows, active, "full", variances, lend=True)
 

@@ -28,7 +28,8 @@ def rows_of(x, isotropic=False):
 
 def partition_of(rows, numbers=(0, 2)):
     centers = rows.frame.read(rows.x, rows.weights)[jnp.array(numbers)]
-    return lloyd(rows, rows, Nearest(centers, jnp.ones(2, rows.x.dtype)), 10)
+    start = Nearest(centers, jnp.ones(2, rows.x.dtype))
+    return lloyd(rows, rows, start, 1, 10)
 
 
 def deviations(rows):
