@@ -19,7 +19,8 @@ from jaxgmm.chunks import chunk_size, map_over_chunks
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
 from jaxgmm.densities import far_density, log_shares, standardized
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, factor_of_root, shifted_exponentials
+from jaxgmm.numerics import einsum, shifted_exponentials
+from jaxgmm.reflections import factor_of_root
 from jaxgmm.validation import as_float_array, check_mixture, in_common_dtype, is_concrete
 
 Indices = int | Sequence[int] | np.ndarray
