@@ -193,4 +193,5 @@ def test_draws_in_blocks_move_as_all_at_once(covariance_type, monkeypatch, key):
     monkeypatch.setattr(sampling, "BLOCK", 16 * mixture.means.size * 2)
     blocks = jax.jit(jax.grad(lambda mixture: total(mixture)))(mixture)
     for one, two in zip(*map(jax.tree.leaves, (whole, blocks)), strict=True):
-        assert_close(two, one)
+        # Sums of cosines over draws, which cancel in part.
+        assert_close(two, one, rtol=by_dtype(1e-4, 1e-11), atol=by_dtype(1e-4, 1e-11))
