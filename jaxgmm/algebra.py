@@ -20,9 +20,10 @@ from jaxgmm.conversion import as_float_array, is_concrete
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
 from jaxgmm.densities import far_density, log_shares, standardized
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, factor_of_root, shifted_exponentials
+from jaxgmm.numerics import einsum, shifted_exponentials
 from jaxgmm.placement import check_points
 from jaxgmm.programs import PlatformProgram
+from jaxgmm.reflections import factor_of_root
 from jaxgmm.validation import check_mixture, check_static, in_common_dtype
 
 Indices = int | Sequence[int] | np.ndarray

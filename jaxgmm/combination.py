@@ -1,5 +1,6 @@
 """What makes mixtures of other components: products, reductions, and a common order."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -16,14 +17,18 @@ from jaxgmm.covariance import (
     factors,
 )
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, factor_of_root, log_softmax, square_root, varying
+from jaxgmm.numerics import einsum, log_softmax, square_root, varying
 from jaxgmm.pairs import (
     bhattacharyya_distances,
     check_pair,
-    log_overlaps,
+    is_shared,
+    log_overlaps_of_sums,
+    numbers_of_sums,
+    over_blocks,
     side_by_side,
     sums_of_covariances,
 )
+from jaxgmm.reflections import factor_of_root
 from jaxgmm.transport import assignment
 from jaxgmm.validation import check_count, check_mixture
 
@@ -109,6 +114,26 @@ def match(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
 
 @jax.jit
 def _product(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
+    def of_some(some: GaussianMixture) -> GaussianMixture:
+        """With the pairs in two axes; where one of p's shares q's covariance, with it repeated."""
+        shape = (some.n_components, q.n_components)
+
+        def by_pair(leaf: Array) -> Array:
+            repeated = jnp.broadcast_to(leaf, (shape[0] * shape[1], *leaf.shape[1:]))
+            return repeated.reshape(*shape, *leaf.shape[1:])
+
+        return jax.tree.map(by_pair, _products(some, q))
+
+    if is_shared(p) and is_shared(q):
+        both = _products(p, q)
+    else:
+        found = over_blocks(of_some, p, 2 * numbers_of_sums(p, q))
+        both = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+    return replace(both, log_weights=log_softmax(both.log_weights))
+
+
+def _products(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
+    """w_a f_a w_b f_b of all pairs: K₁·K₂ components, with weights that needn't sum to 1."""
     n_features = p.n_features
     first, second = side_by_side(p, q, p.means, q.means)
     apart = (second - first)[None]
@@ -120,23 +145,24 @@ def _product(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
             below = jnp.concatenate([of_p, jnp.zeros_like(of_p)], axis=2)
             root = jnp.concatenate([jnp.concatenate([of_p, of_q], axis=2), below], axis=1)
             factor = factor_of_root(root)
-            total = Full(factor[:, :n_features, :n_features])
+            total: Covariance = Full(factor[:, :n_features, :n_features])
+            z = total.whiten(apart)[0]
             across = factor[:, n_features:, :n_features]
-            step = jnp.broadcast_to(
-                einsum("kij,kj->ki", across, total.whiten(apart)[0]), first.shape
-            )
+            step = jnp.broadcast_to(einsum("kij,kj->ki", across, z), first.shape)
             covariance: Covariance = Full(factor[:, n_features:, n_features:])
         case _:
             total = sums_of_covariances(p, q)
+            z = total.whiten(apart)[0]
             both = (diagonal_of_factors(mixture.covariance, n_features) for mixture in (p, q))
             of_p, of_q = side_by_side(p, q, *both)
             share = of_p / jnp.hypot(of_p, of_q)
-            step = of_p * share * total.whiten(apart)[0]
+            step = of_p * share * z
             scale = of_q * share
             both_spherical = isinstance(total, Spherical)
             covariance = Spherical(scale[:, 0]) if both_spherical else Diagonal(scale)
-    log_weights = p.log_weights[:, None] + q.log_weights[None] + log_overlaps(p, q)
-    return GaussianMixture(log_softmax(log_weights.ravel()), first + step, covariance)
+    log_weights = p.log_weights[:, None] + q.log_weights[None]
+    log_weights += log_overlaps_of_sums(p, q, total, z)
+    return GaussianMixture(log_weights.ravel(), first + step, covariance)
 
 
 class _Component(NamedTuple):

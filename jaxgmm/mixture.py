@@ -198,8 +198,8 @@ class GaussianMixture:
             return_labels: whether to return the components drawn, too.
             differentiable_weights: whether draws move with all parameters as their distribution
                 does, so that the derivative of an average over them is that of the expectation
-                with respect to the weights, too. The draws are the same; derivatives take K·D
-                numbers for each of them.
+                with respect to the weights, too. The draws are the same; derivatives take some
+                K·D² operations for each of them.
 
         Returns:
             (n, D), or with labels ((n, D), (n,) int).

@@ -221,13 +221,6 @@ def cholesky(matrix: Array) -> Array:
     return lax.fori_loop(0, n_features, next_column, start, unroll=n_features <= FEW)[0]
 
 
-def factor_of_root(root: Array) -> Array:
-    """The Cholesky factor of root rootᵀ, never squared: (..., M, D) -> (..., M, M), for M ≤ D."""
-    upper = jnp.linalg.qr(jnp.swapaxes(root, -1, -2), mode="r")
-    sign = jnp.where(jnp.diagonal(upper, axis1=-2, axis2=-1) < 0, -1, 1).astype(root.dtype)
-    return jnp.swapaxes(sign[..., :, None] * upper, -1, -2)
-
-
 @jax.custom_jvp
 @jax.jit
 def inverse_of_lower(factor: Array) -> Array:

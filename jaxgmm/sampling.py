@@ -5,17 +5,21 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
-from jaxgmm.covariance import Covariance, Full, diagonal_of_factors, pick
-from jaxgmm.numerics import log_softmax, varying
+from jaxgmm.chunks import map_over_chunks
+from jaxgmm.covariance import Covariance, Full, diagonal_of_factors, pick, prepared
+from jaxgmm.numerics import einsum, inverse_of_lower, log_softmax, varying
 
 Parameters = tuple[Array, Array, Covariance]
 
 # So many terms of a matrix product are one operation on all rows.
 COLUMNS_AT_ONCE = 64
+# With so many components or fewer it is faster to compare a number with all ends than to search.
+COMPARED = 16
+# Numbers that derivatives of a block of draws hold at most, of all components.
+BLOCK = 2**20
 
 
 @partial(jax.jit, static_argnames="n")
@@ -31,13 +35,35 @@ def draw(parameters: Parameters, key: Array, n: int) -> tuple[Array, Array]:
     """
     log_weights, means, covariance = parameters
     key_of_labels, key_of_noise = jax.random.split(key)
-    ends = jnp.cumsum(jnp.exp(log_weights))
-    # Labels without weight have no room, not even behind the last end, which is 1.
-    uniform = jax.random.uniform(key_of_labels, (n,), means.dtype)
-    labels = jnp.searchsorted(ends / ends[-1], uniform, side="right", method="compare_all")
+    weights = lax.stop_gradient(jnp.exp(log_weights))
+    labels = draw_labels(weights, key_of_labels, n)
     noise = jax.random.normal(key_of_noise, (n, means.shape[1]), means.dtype)
     x = means[labels] + _unwhitened(covariance, labels, noise)
-    return jnp.where(ends[-1] > 0, x, jnp.nan), labels
+    return jnp.where(jnp.sum(weights) > 0, x, jnp.nan), labels
+
+
+def draw_labels(weights: Array, key: Array, n: int) -> Array:
+    """Components with probabilities in proportion to weights (K,), by their inverse CDF: (n,) int.
+
+    The smallest weights stand first, where sums of them are small and floats are close together:
+    the probability of each is right to some roundings of its own size. What has no weight has no
+    room, as no sum before the first weight is above 0, and 1 is never drawn.
+
+    Args:
+        weights: (K,) not negative.
+        key: a JAX PRNG key.
+        n: how many.
+    """
+    order = jnp.argsort(weights)
+    # However the sums are made, none is above the next.
+    ends = lax.cummax(jnp.cumsum(weights[order]))
+    precision = jnp.finfo(weights.dtype)
+    # All bits of a word: near 0 they are finer than those of a `uniform` float.
+    bits = jax.random.bits(key, (n,), f"uint{precision.bits}")
+    uniform = bits.astype(weights.dtype) * 2.0**-precision.bits
+    uniform = jnp.minimum(uniform, 1 - float(precision.epsneg))
+    method = "compare_all" if weights.size <= COMPARED else "scan_unrolled"
+    return order[jnp.searchsorted(ends / ends[-1], uniform, side="right", method=method)]
 
 
 def _unwhitened(covariance: Covariance, labels: Array, noise: Array) -> Array:
@@ -76,14 +102,20 @@ def carried_along(parameters: Parameters, x: Array) -> Array:
 def _differentiate_carried_along(
     primals: tuple[Parameters, Array], tangents: tuple[Parameters, Array]
 ) -> tuple[Array, Array]:
-    parameters, x = primals
+    (log_weights, means, covariance), x = primals
+
+    covariance, covariance_moved = jax.jvp(prepared, (covariance,), (tangents[0][2],))
+    parameters = (log_weights, means, covariance)
+    parameters_moved = (*tangents[0][:2], covariance_moved)
 
     def velocity(row: Array) -> Array:
-        moved = jax.jvp(lambda moving: place(moving, row), (parameters,), (tangents[0],))[1]
+        moved = jax.jvp(lambda moving: place(moving, row), (parameters,), (parameters_moved,))[1]
         slopes = jax.jacfwd(lambda row: place(parameters, row))(row)
-        return -solve_triangular(slopes, moved, lower=True)
+        return -einsum("ij,j->i", inverse_of_lower(slopes), moved)
 
-    return x, jax.vmap(velocity)(x) + tangents[1]
+    numbers_per_row = means.size * means.shape[1]
+    n_rows = max(1, min(x.shape[0], BLOCK // numbers_per_row))
+    return x, map_over_chunks(jax.vmap(velocity), x, n_rows) + tangents[1]
 
 
 def place(parameters: Parameters, row: Array) -> Array:

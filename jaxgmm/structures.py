@@ -10,8 +10,9 @@ from typing import NamedTuple, Self
 import jax.numpy as jnp
 from jax import Array
 
+from jaxgmm.conversion import is_concrete
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, variances
-from jaxgmm.numerics import at_least, cholesky
+from jaxgmm.numerics import at_least, cholesky, is_positive_definite
 from jaxgmm.validation import check_choice
 
 
@@ -70,7 +71,7 @@ class Structure:
         """The covariance that an array of variances, of this type's `shape`, writes down."""
         if self.shared:
             variances = variances[None]
-        root = jnp.linalg.cholesky if self.full_second_moment else jnp.sqrt
+        root = _root_of_matrices if self.full_second_moment else jnp.sqrt
         return self.storage(root(variances))
 
     def variances(self, covariance: Covariance, n_features: int) -> Array:
@@ -80,6 +81,19 @@ class Structure:
         else:
             written = next(iter(vars(covariance).values())) ** 2
         return written[0] if self.shared else written
+
+
+def _root_of_matrices(covariances: Array) -> Array:
+    """Cholesky factors (..., D, D), NaN where a matrix isn't positive definite.
+
+    LAPACK is faster for large matrices, but in a program, and for its derivatives, must not be
+    called for batches, see `reflections.py`.
+    """
+    if is_concrete(covariances):
+        return jnp.linalg.cholesky(covariances)
+    symmetric = (covariances + jnp.swapaxes(covariances, -1, -2)) / 2
+    is_good = is_positive_definite(symmetric)[..., None, None]
+    return jnp.where(is_good, cholesky(symmetric), jnp.nan)
 
 
 def _full(count: Array, scatter: Array, regularization: Array) -> Full:

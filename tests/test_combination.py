@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DTYPE, array, assert_close, by_dtype, double
+from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
 from test_algebra import mixture_of
 
 import jaxgmm as jg
@@ -186,3 +186,58 @@ def test_errors_say_what_does_not_fit():
     batch = jax.tree.map(lambda leaf: leaf[None], p)
     with pytest.raises(ValueError, match=r"use jax\.vmap"):
         jg.match(p, batch)
+
+
+def product_by_hand(p, q):
+    """Log-weights, means and covariances of all pairs, with dense matrices in float64."""
+    parts = []
+    for (w1, m1, c1), (w2, m2, c2) in itertools.product(
+        *(zip(double(m.log_weights), double(m.means), factors_of(m), strict=True) for m in (p, q))
+    ):
+        c1, c2 = c1 @ c1.T, c2 @ c2.T
+        gain = np.linalg.solve(c1 + c2, c1).T
+        apart = m2 - m1
+        square = apart @ np.linalg.solve(c1 + c2, apart)
+        log_det = np.linalg.slogdet(2 * np.pi * (c1 + c2))[1]
+        # By precisions, as differences would lose what is narrow beside what is wide.
+        covariance = np.linalg.inv(np.linalg.inv(c1) + np.linalg.inv(c2))
+        parts.append((w1 + w2 - (square + log_det) / 2, m1 + gain @ apart, covariance))
+    log_weights, means, covariances = map(np.array, zip(*parts, strict=True))
+    top = log_weights.max()
+    log_weights -= top + np.log(np.exp(log_weights - top).sum())
+    return log_weights, means, covariances
+
+
+def factors_of(mixture):
+    """Exactly those that the mixture has."""
+    return double(mixture.covariance.scale_tril)
+
+
+@pytest.mark.parametrize("apart", [1.0, 1000.0])
+@pytest.mark.parametrize("widths", [(1.0, 1.0), (1e-3, 1.0), (1.0, 1e-3), (1e-6, 1e-6)])
+def test_product_is_that_of_dense_matrices(widths, apart):
+    """Also of narrow components with wide ones, and where overlaps are far below 1."""
+    random = np.random.default_rng(7)
+    p, q = (
+        jg.GaussianMixture(
+            array(np.log(random.dirichlet(np.ones(3)))),
+            array(random.normal(size=(3, 4)) + offset),
+            jg.Full(array(width * np.linalg.cholesky(roots @ np.swapaxes(roots, 1, 2)))),
+        )
+        for width, offset, roots in zip(
+            widths, (0.0, apart), random.normal(size=(2, 3, 4, 4)) + 2 * np.eye(4), strict=True
+        )
+    )
+    both = jg.product(p, q)
+    log_weights, means, covariances = product_by_hand(p, q)
+    largest = max(1, np.abs(log_weights).max())
+    # In float64 the formulas with matrices are not as exact themselves.
+    tolerance = by_dtype(50 * EPS, 1e-12) * largest
+    assert_close(both.log_weights, log_weights, rtol=0, atol=tolerance)
+    for k, covariance in enumerate(covariances):
+        whiten = np.linalg.inv(np.linalg.cholesky(covariance))
+        factor = double(both.covariance.scale_tril)[k]
+        error = whiten @ factor @ factor.T @ whiten.T - np.eye(4)
+        assert np.abs(error).max() < by_dtype(3e-5, 1e-10)
+        error = np.abs(double(both.means)[k] - means[k]).max()
+        assert error < by_dtype(300 * EPS, 1e-12) * (1 + apart)

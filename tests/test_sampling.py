@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import array, assert_close, blobs, by_dtype, double, start_from_labels
+from helpers import DTYPE, array, assert_close, blobs, by_dtype, double, start_from_labels
 from jax.flatten_util import ravel_pytree
 
 import jaxgmm as jg
+from jaxgmm import sampling
 from jaxgmm.coordinates import Coordinates
+from jaxgmm.sampling import COMPARED, draw_labels
+from jaxgmm.structures import STRUCTURES
 
 N_DRAWS = 20_000
 
@@ -92,3 +95,103 @@ def test_weights_that_are_no_distribution_make_no_rows(key, log_weights):
     whole = jg.GaussianMixture.create([0.5, 0.5], [[0.0], [1.0]], [1.0, 1.0], "spherical")
     broken = replace(whole, log_weights=array(log_weights))
     assert np.isnan(broken.sample(key, 5)).all()
+
+
+def line_of(weights):
+    """Components a unit apart, of almost no width."""
+    weights = np.asarray(weights)
+    return jg.GaussianMixture(
+        jnp.log(array(weights)),
+        array(np.arange(weights.size))[:, None],
+        jg.Spherical(array([1e-3])),
+    )
+
+
+@pytest.mark.parametrize("n_components", [5, COMPARED + 1, 3000])
+def test_labels_are_drawn_as_often_as_weights_say(n_components, key):
+    """By a chi-square of all counts, within five standard deviations; weights may sum to less."""
+    weights = np.random.default_rng(0).dirichlet(np.ones(n_components))
+    n = 1_000_000
+    labels = jax.jit(draw_labels, static_argnums=2)(array(0.7 * weights), key, n)
+    expected = n * double(array(weights))
+    counts = np.bincount(np.asarray(labels), minlength=n_components)
+    assert counts.size == n_components
+    often = expected > 5
+    groups = [np.append(c[often], c[~often].sum()) for c in (counts, expected)]
+    square = np.sum((groups[0] - groups[1]) ** 2 / np.maximum(groups[1], 1))
+    degrees = groups[0].size - 1
+    assert abs(square - degrees) < 5 * np.sqrt(2 * degrees) + 1
+
+
+def test_tiny_weights_have_their_part_wherever_they_stand(key):
+    """A thousand in the middle, where floats of 32 bits are three times as far apart."""
+    n_tiny, n, each = 1000, 4_000_000, 2e-8
+    tiny = np.full(n_tiny, each)
+    weights = np.concatenate([[0.5 - tiny.sum() / 2], tiny, [0.5 - tiny.sum() / 2]])
+    labels = np.asarray(jax.jit(draw_labels, static_argnums=2)(array(weights), key, n))
+    of_tiny = labels[(labels > 0) & (labels <= n_tiny)]
+    expected = n * tiny.sum()
+    assert abs(of_tiny.size - expected) < 5 * np.sqrt(expected)
+    # Of those drawn, hardly two are of the same component.
+    assert np.unique(of_tiny).size > 0.8 * of_tiny.size
+
+
+def test_components_without_weight_are_never_drawn(key):
+    weights = np.random.default_rng(2).dirichlet(np.ones(200))
+    weights[::2] = 0
+    mixture = line_of(weights / weights.sum())
+    x, labels = mixture.sample(key, 100_000, return_labels=True)
+    assert (np.asarray(labels) % 2 == 1).all()
+    assert np.abs(double(x)[:, 0] - np.asarray(labels)).max() < 0.1
+    single = line_of([0.0, 1.0, 0.0]).sample(key, 1000, return_labels=True)[1]
+    assert (np.asarray(single) == 1).all()
+
+
+def test_labels_of_rows_are_in_no_order(key):
+    """As independent draws: neighbours are as often the same as chance has it."""
+    labels = np.asarray(draw_labels(array(np.full(4, 0.25)), key, 100_000))
+    assert abs(np.mean(labels[1:] == labels[:-1]) - 0.25) < 0.01
+
+
+def test_batches_are_drawn_as_one_by_one(key):
+    keys = jax.random.split(key, 2)
+    weights = array(np.random.default_rng(3).dirichlet(np.ones(20), size=2))
+    together = jax.vmap(lambda w, key: draw_labels(w, key, 50))(weights, keys)
+    each = [draw_labels(weights[b], keys[b], 50) for b in range(2)]
+    np.testing.assert_array_equal(together, np.stack(each))
+
+
+def test_memory_for_draws_is_that_of_the_draws(covariance_type, key):
+    """Some numbers for each, however many the components; with all derivatives, too."""
+    n_components, n_features, n = 2000, 4, 100_000
+    shape = STRUCTURES[covariance_type].shape(n_components, n_features)
+    identity = np.eye(n_features)
+    variances = array(np.broadcast_to(identity if shape[-2:] == identity.shape else 1.0, shape))
+    weights = np.full(n_components, 1 / n_components)
+    means = array(np.zeros((n_components, n_features)))
+    mixture = jg.GaussianMixture.create(array(weights), means, variances, covariance_type)
+    bound = (20 * n * n_features + 4 * n_components * n_features**2) * DTYPE.itemsize
+
+    def total(mixture, way):
+        return jnp.sum(mixture.sample(key, n, differentiable_weights=way) ** 2)
+
+    draws = jax.jit(lambda mixture: mixture.sample(key, n, return_labels=True))
+    slope = jax.jit(jax.grad(total), static_argnums=1)
+    for lowered in (draws.lower(mixture), slope.lower(mixture, False)):
+        assert lowered.compile().memory_analysis().temp_size_in_bytes < bound
+    found = slope.lower(mixture, True).compile().memory_analysis().temp_size_in_bytes
+    assert found < bound + 24 * sampling.BLOCK * DTYPE.itemsize
+
+
+def test_draws_in_blocks_move_as_all_at_once(covariance_type, monkeypatch, key):
+    mixture = start_from_labels(blobs(), covariance_type)
+
+    def total(mixture):
+        return jnp.sum(jnp.sin(mixture.sample(key, 50, differentiable_weights=True)))
+
+    whole = jax.jit(jax.grad(total))(mixture)
+    monkeypatch.setattr(sampling, "BLOCK", 16 * mixture.means.size * 2)
+    blocks = jax.jit(jax.grad(lambda mixture: total(mixture)))(mixture)
+    for one, two in zip(*map(jax.tree.leaves, (whole, blocks)), strict=True):
+        # Sums of cosines over draws, which cancel in part.
+        assert_close(two, one, rtol=by_dtype(1e-4, 1e-11), atol=by_dtype(1e-4, 1e-11))
