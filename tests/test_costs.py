@@ -110,3 +110,23 @@ def test_chunks_of_wide_rows_have_few_of_them():
         assert n_rows == 1 or n_rows * numbers <= max(2**26, LARGEST_CHUNK)
         x = jax.ShapeDtypeStruct((10**6, 2), DTYPE)
         assert rows_of_features(x, numbers, 5) >= 1
+
+
+@pytest.mark.parametrize("covariance_type", DIAGONAL)
+def test_nothing_in_a_fit_of_diagonal_covariances_is_a_matrix(covariance_type):
+    """Starts, restarts, loops, accelerated and polished ones, batches and derivatives included."""
+    mixture, x, key = mixture_of(covariance_type), data(), jax.random.key(0)
+    options = {"max_iter": 5}
+    of_type = {"covariance_type": covariance_type, **options}
+    functions = {
+        "em": lambda m, x: jg.em(m, x, **options),
+        "squarem": lambda m, x: jg.em(m, x, accelerate="squarem", **options),
+        "anderson": lambda m, x: jg.em(m, x, accelerate="anderson", **options),
+        "polish": lambda m, x: jg.em(m, x, polish=True, **options),
+        "fit": lambda m, x: jg.fit(key, x, K, **of_type),
+        "restarts": lambda m, x: jg.fit(key, x, K, init="kmeans", n_init=6, **of_type),
+        "batch": lambda m, x: jg.fit_batch(key, jnp.stack([x, x]), K, **of_type),
+        "gradient": jax.grad(lambda m, x: jnp.sum(jg.em(m, x, **options).mixture.means)),
+    }
+    for name, function in functions.items():
+        assert largest_array(function, mixture, x) < D**2, name
