@@ -10,12 +10,11 @@ from jaxgmm import densities
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import weighted_sum
+from jaxgmm.numerics import in_own_unit, weighted_sum
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.steps import as_they_are
 from jaxgmm.structures import structure_named
 from jaxgmm.validation import check_fit_arguments
-from jaxgmm.weighting import in_own_unit
 
 T = TypeVar("T", Array, float)
 

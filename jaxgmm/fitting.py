@@ -13,6 +13,7 @@ from jaxgmm.frame import Rows
 from jaxgmm.initialization import STARTS, as_given, least_rows, start_from
 from jaxgmm.loop import em
 from jaxgmm.mixture import GaussianMixture
+from jaxgmm.numerics import in_own_unit
 from jaxgmm.padding import with_padding, with_rows
 from jaxgmm.problem import Problem, problem_of
 from jaxgmm.programs import Program
@@ -31,7 +32,7 @@ from jaxgmm.validation import (
     check_n_components,
     in_common_dtype,
 )
-from jaxgmm.weighting import in_own_unit, in_unit_of_weights
+from jaxgmm.weighting import in_unit_of_weights
 
 
 def fit(

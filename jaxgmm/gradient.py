@@ -19,7 +19,7 @@ from jaxgmm.frame import Rows
 from jaxgmm.implicit import as_maximum
 from jaxgmm.loop import Trace, ended
 from jaxgmm.mixture import GaussianMixture, is_finite
-from jaxgmm.numerics import varying
+from jaxgmm.numerics import in_own_unit, varying
 from jaxgmm.padding import with_padding
 from jaxgmm.problem import Problem, problem_of, ready
 from jaxgmm.programs import PlatformProgram
@@ -28,7 +28,7 @@ from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import stored_as
 from jaxgmm.validation import check_count, check_fit_arguments, check_key
-from jaxgmm.weighting import in_own_unit, in_unit_of_weights
+from jaxgmm.weighting import in_unit_of_weights
 
 # Iterations between two looks at what is left to gain, at least.
 PATIENCE = 10

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.numerics import einsum, varying
+from jaxgmm.numerics import einsum, in_own_unit, varying
 
 MAX_PRODUCTS = 500
 N_DIRECTIONS = 30
@@ -54,8 +54,12 @@ def conjugate_residuals(
         tolerance: () for the size of the residual, relative to that of the right side.
         only_definite: whether to end before the first direction in which the matrix isn't positive.
 
+    The solution is linear in the right side over the whole range of the dtype, squares of which
+    have only half of it: so the system is solved in units of the right side's largest number.
+
     Source: Eisenstat, Elman & Schultz 1983.
     """
+    right_side, unit = in_own_unit(right_side)
     enough = tolerance * jnp.linalg.norm(right_side)
 
     def goes_on(state: _State) -> Array:
@@ -90,4 +94,4 @@ def conjugate_residuals(
     zero = jnp.zeros_like(right_side)
     start = _State(zero, right_side, none, none, jnp.asarray(0), jnp.asarray(True))
     end = lax.while_loop(goes_on, advance, varying(start, tolerance))
-    return Solution(end.solution, end.n_products, end.definite)
+    return Solution(unit * end.solution, end.n_products, end.definite)

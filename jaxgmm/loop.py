@@ -15,7 +15,7 @@ from jaxgmm.diagnosis import degenerate_components
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.implicit import as_maximum
 from jaxgmm.mixture import GaussianMixture, is_finite
-from jaxgmm.numerics import varying
+from jaxgmm.numerics import in_own_unit, varying
 from jaxgmm.padding import with_padding
 from jaxgmm.problem import Problem, by_differences, problem_of, ready
 from jaxgmm.programs import Program
@@ -23,7 +23,7 @@ from jaxgmm.results import FitResult, Status
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps import maximize, stored_as, tilt
 from jaxgmm.validation import check_fit_arguments
-from jaxgmm.weighting import in_own_unit, in_unit_of_weights
+from jaxgmm.weighting import in_unit_of_weights
 
 # The gain per unit of weight that is left where steps of Newton's method take over.
 POLISH_FROM = 1e-3

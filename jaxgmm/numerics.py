@@ -152,6 +152,32 @@ def shifted_exponentials(
     return terms, jnp.where(total < 0.5, 1, total), top
 
 
+@jax.jit
+def in_own_unit(values: Array) -> tuple[Array, Array]:
+    """Values divided by a unit, of which the largest is between 1 and 4, and the unit.
+
+    So that sums of them, and of their squares, neither overflow nor vanish. The unit is a power of
+    two, by which nothing is rounded, and a constant to differentiation.
+
+    Args:
+        values: (..., N); with the unit 1 if they are all zero, or not finite.
+
+    Returns:
+        (..., N), and (...) powers of two.
+    """
+    largest = jnp.max(jnp.abs(lax.stop_gradient(values)), axis=-1)
+    # All bits of infinity are those of the exponent, and a number with no others a power of two.
+    bits = jnp.dtype(f"int{8 * values.dtype.itemsize}")
+    exponent = lax.bitcast_convert_type(jnp.full_like(largest, jnp.inf), bits)
+    power = lax.bitcast_convert_type(
+        lax.bitcast_convert_type(largest, bits) & exponent, largest.dtype
+    )
+    unit = jnp.where((power > 0) & (power < jnp.inf), power, 1)
+    # XLA multiplies by the inverse, which must not be subnormal.
+    unit = jnp.minimum(unit, 1 / float(jnp.finfo(values.dtype).tiny))
+    return values / unit[..., None], unit
+
+
 def weighted_sum(weights: Array, values: Array) -> Array:
     """Σ w_n v_n over the rows that have a weight, whatever the others hold: (N,), (N,) -> ()."""
     return einsum("n,n->", weights, jnp.where(weights != 0, values, 0))

@@ -146,10 +146,11 @@ class Climbs(NamedTuple):
             loops = self.iterate(loops, self.wanted, self.settings.max_iter)
             return loops, jnp.arange(self.wanted.size)
         first = Stage(jnp.asarray(0), loops, jnp.zeros_like(self.wanted), self.wanted)
+        data = (self.problems, self.wanted, self.active, self.tol)
         end = lax.while_loop(
             lambda stage: jnp.any(stage.going) & (stage.number < self.n_trials + CLIMBS),
-            self.next_stage,
-            varying(first, self.problems, self.active, self.tol),
+            lambda stage: varying(self.next_stage(stage), data),
+            varying(first, data),
         )
         return end.loops, self.best(end.loops, end.healthy & ~self.going(end.loops))
 

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxgmm.batching import check_batch
 from jaxgmm.criteria import criteria_of, free_parameters
 from jaxgmm.initialization import STARTS
+from jaxgmm.numerics import in_own_unit
 from jaxgmm.padding import with_padding
 from jaxgmm.redundancy import warn_of_redundancy
 from jaxgmm.results import FitResult, Status
@@ -31,7 +32,7 @@ from jaxgmm.validation import (
     check_known,
     check_n_components,
 )
-from jaxgmm.weighting import in_own_unit, in_unit_of_weights
+from jaxgmm.weighting import in_unit_of_weights
 
 # The criteria; the winner has the lowest value, times this sign.
 CRITERIA = {"bic": 1, "aic": 1, "icl": 1, "cv": -1}

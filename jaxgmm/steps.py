@@ -15,7 +15,7 @@ from jaxgmm.covariance import Spherical, precision_diagonal, unprepared
 from jaxgmm.expectation import collect, expect
 from jaxgmm.frame import Frame, Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least, at_most, smallest_variance
+from jaxgmm.numerics import at_least, at_most, in_own_unit, smallest_variance
 from jaxgmm.placement import check_whole
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.quadratic import reach_of
@@ -28,7 +28,6 @@ from jaxgmm.validation import (
     check_mixture,
     unit_weights,
 )
-from jaxgmm.weighting import in_own_unit
 
 
 def e_step(

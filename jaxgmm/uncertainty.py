@@ -17,12 +17,11 @@ from jaxgmm.densities import log_density
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least, einsum, logsumexp, varying
+from jaxgmm.numerics import at_least, einsum, in_own_unit, logsumexp, varying
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.steps import as_they_are
 from jaxgmm.structures import structure_named
 from jaxgmm.validation import check_choice, check_fit_arguments, is_concrete
-from jaxgmm.weighting import in_own_unit
 
 # Products with the curvature that are computed together.
 DIRECTIONS = 8
@@ -176,9 +175,9 @@ def _standard_errors(
     slopes = jax.jacfwd(read)(origin)
 
     def error(slope: Array) -> Array:
-        flat = slope.reshape(-1, origin.size)
+        flat, size = in_own_unit(slope.reshape(-1, origin.size))
         variance = einsum("qi,qi->q", einsum("qj,ji->qi", flat, covariance), flat)
-        root = jnp.sqrt(at_least(variance, 0)) / jnp.sqrt(unit)
+        root = size * (jnp.sqrt(at_least(variance, 0)) / jnp.sqrt(unit))
         return jnp.where(determined, root, jnp.nan).reshape(slope.shape[:-1])
 
     return jax.tree.map(error, slopes)

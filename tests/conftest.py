@@ -21,6 +21,9 @@ from jaxgmm.structures import STRUCTURES
 
 MOST_MAPS = 40_000
 
+# A program of its own, see `test_devices.py`.
+collect_ignore = ["eight_devices.py"]
+
 if "JAXGMM_TEST_CACHE" not in os.environ:
     os.environ["JAXGMM_TEST_CACHE"] = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, os.environ["JAXGMM_TEST_CACHE"], ignore_errors=True)
