@@ -196,7 +196,7 @@ def fit_all(
         problem, model = problems.of(task), task // n_init
         if isinstance(given, GaussianMixture):
             mixture = jax.tree.map(lambda leaf: leaf[model], given)
-            return stored_as(settings.covariance_type, problem.rows.frame.enter(mixture))
+            return stored_as(settings.covariance_type, problem.rows.frame.enter_as_start(mixture))
         if given is None:
             key = jax.random.fold_in(keys[model], task % n_init)
             least = least_rows(settings.covariance_type, problem.form, x.shape[-1])

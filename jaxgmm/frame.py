@@ -49,6 +49,17 @@ class Frame:
         means = (mixture.means - self.center[None]) / self.scale[None]
         return replace(mixture, means=means, covariance=rescale(mixture.covariance, 1 / self.scale))
 
+    def enter_as_start(self, mixture: GaussianMixture) -> GaussianMixture:
+        """A mixture over x as one over z that EM can begin with, however far from the data it is.
+
+        Its numbers are kept where their squares, and inverses of these, are finite: a start that is
+        so much wider, narrower or farther away than the data says nothing else about them.
+        """
+        entered = self.enter(mixture)
+        most = float(jnp.finfo(entered.means.dtype).max) ** 0.4
+        means = jnp.clip(entered.means, -most, most)
+        return replace(entered, means=means, covariance=within(entered.covariance, most))
+
     def leave(self, mixture: GaussianMixture) -> GaussianMixture:
         """A mixture over z as one over x."""
         means = self.center[None] + self.scale[None] * mixture.means
@@ -135,6 +146,16 @@ def rescale(covariance: Covariance, factor: Array) -> Covariance:
             return Diagonal(factor[None] * scale)
         case Spherical(scale):
             return Spherical(factor[0] * scale)
+
+
+def within(covariance: Covariance, most: float) -> Covariance:
+    """The covariance with standard deviations, or pivots, from 1 / most to most."""
+    match covariance:
+        case Full(scale_tril):
+            diagonal = jnp.eye(scale_tril.shape[-1], dtype=bool)[None]
+            return Full(jnp.clip(scale_tril, jnp.where(diagonal, 1 / most, -most), most))
+        case _:
+            return jax.tree.map(lambda scale: jnp.clip(scale, 1 / most, most), covariance)
 
 
 def largest_distance(x: Array, weights: Array, center: Array) -> Array:

@@ -165,7 +165,7 @@ def _fit_gradient(
     covariance_type = settings.covariance_type
     weights, unit = in_own_unit(weights)
     problem = problem_of(x, weights, reg_covar, mixture.n_components, covariance_type)
-    start = stored_as(covariance_type, problem.rows.frame.enter(mixture))
+    start = stored_as(covariance_type, problem.rows.frame.enter_as_start(mixture))
     fixed, begin = lax.stop_gradient((problem, start))
     end = _descend(fixed, begin, key, tol, optimizer, batch_rows, settings)
     found = around(begin, end.step)

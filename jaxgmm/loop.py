@@ -123,7 +123,7 @@ def _em(
 ) -> FitResult:
     weights, unit = in_own_unit(weights)
     problem = problem_of(x, weights, reg_covar, mixture.n_components, settings.covariance_type)
-    start = stored_as(settings.covariance_type, problem.rows.frame.enter(mixture))
+    start = stored_as(settings.covariance_type, problem.rows.frame.enter_as_start(mixture))
     active = jnp.ones(mixture.n_components, bool)
     result = climb(problem, start, active, jnp.asarray(tol, x.dtype), settings)
     return in_unit_of_weights(result, unit)
