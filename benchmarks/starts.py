@@ -8,10 +8,14 @@ Parts, each written to `results/starts.json`:
   and `em` without iterations, and `em` with twenty, each the median of several calls;
 * quality: the log-likelihoods that fits to real data end with, one for each seed, beside those of
   scikit-learn from its default start, run as far. Mean and quartiles of all fits that are not
-  flagged, and of those without a component on a handful of rows, see `spurious.py`.
+  flagged, and of those without a component on a handful of rows, see `spurious.py`;
+* heavy_tails: how many of twenty fits to data with Student's t around some centers end degenerate,
+  by the number of components, and the log density of other rows of the same kind, per row, on
+  average and in the median of the fits.
 """
 
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +31,9 @@ import jaxgmm as jg
 COMPARED = ("jaxgmm", "jax", "jaxlib", "numpy", "scikit-learn")
 N_ITER = 20
 N_SEEDS = 50
+# Rows, features, degrees of freedom and centers of heavy-tailed data, and fits to each.
+HEAVY = [(4000, 4, 2.0, 6), (6000, 8, 3.0, 10)]
+N_HEAVY = 20
 
 
 def cost(quick: bool) -> list[dict]:
@@ -67,5 +74,42 @@ def quality(quick: bool) -> list[dict]:
     return rows
 
 
+def student(n: int, d: int, dof: float, centers: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two samples (n, d) of Student's t around the same centers, correlated within clusters."""
+    random = np.random.default_rng(seed)
+    means = 4 * random.normal(size=(centers, d))
+    factors = np.eye(d) + random.normal(size=(centers, d, d)) / np.sqrt(d)
+
+    def draw() -> np.ndarray:
+        label = random.integers(centers, size=n)
+        noise = random.normal(size=(n, d)) / np.sqrt(random.chisquare(dof, size=(n, 1)) / dof)
+        return means[label] + np.einsum("nij,nj->ni", factors[label], noise)
+
+    return draw(), draw()
+
+
+def heavy_tails(quick: bool) -> list[dict]:
+    """Fits that end degenerate, and log densities of rows that weren't seen."""
+    rows = []
+    for n, d, dof, centers in HEAVY[:1] if quick else HEAVY:
+        seen, unseen = student(n, d, dof, centers, seed=0)
+        for dtype, k in product(("float32", "float64"), (10,) if quick else (10, 40, 80)):
+            with jax.enable_x64(True):
+                weights = jnp.ones((3 if quick else N_HEAVY, n), dtype)
+                options = {"weights": weights, "max_iter": 300, "tol": 1e-6}
+                found = jg.fit_batch(jax.random.key(0), jnp.asarray(seen, dtype), k, **options)
+                mixture = jax.tree.map(lambda leaf: leaf.astype("float64"), found.mixture)
+                per_row = jax.lax.map(partial(jg.log_likelihood, x=unseen), mixture) / n
+            row = {"n": n, "d": d, "dof": dof, "centers": centers, "dtype": dtype, "k": k}
+            row["fits"] = len(weights)
+            row["degenerate"] = int(np.sum(found.status == jg.Status.DEGENERATE))
+            row["unseen_mean"] = float(np.mean(per_row))
+            row["unseen_median"] = float(np.median(per_row))
+            rows.append(row)
+            print(row, flush=True)
+    return rows
+
+
 if __name__ == "__main__":
-    measure("starts", __doc__, {"cost": cost, "quality": quality}, *COMPARED)
+    parts = {"cost": cost, "quality": quality, "heavy_tails": heavy_tails}
+    measure("starts", __doc__, parts, *COMPARED)
