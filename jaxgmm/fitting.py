@@ -69,12 +69,14 @@ def fit(
             responsibilities), "random_from_data" (the nearest-seed partition of K random rows), a
             `GaussianMixture`, or responsibilities (N, K). Seeds are chosen, and the ten iterations
             made, on max(8192, 128 K) rows where there are more. A partition becomes a mixture by
-            one M-step; parts of the named ones that are too small for a covariance borrow from the
-            average one.
+            one M-step. For the named ones, parts with fewer rows than twice what a covariance takes
+            are merged with others, and large ones are split instead; and where a component
+            collapses all the same a large one is split in its place, which is another start.
         n_init: number of restarts; a given mixture or given responsibilities are one start. Of more
             than four restarts, the four that are best after 16 steps climb to the end; all others
             do too where these end degenerate.
-        max_iter: at most so many steps from each start. Static.
+        max_iter: at most so many steps from each start, of which `n_iter` and `history` count those
+            from the last. Static.
         tol: see `em`.
         reg_covar: see `em`.
         accelerate: see `em`.
