@@ -224,6 +224,8 @@ def chunk_size(n_rows: int, numbers_per_row: int) -> ChunkRows:
     if not isinstance(n_rows, int):
         # A symbol of an export, which is not to be compared: all rows are one chunk.
         return ChunkRows(n_rows, n_rows)
+    if n_rows == 0:
+        return ChunkRows(0, 0)
     fewest = min(256, LARGEST_CHUNK // numbers_per_row)
     on_cpu = max(1, min(n_rows, max(fewest, budgets.CPU.chunk // numbers_per_row)))
     return ChunkRows(on_cpu, _equal_chunks(n_rows, numbers_per_row))

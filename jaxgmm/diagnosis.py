@@ -29,7 +29,7 @@ def degenerate_components(mixture: GaussianMixture, regularization: Array) -> Ar
     Returns:
         (K,) bool.
     """
-    return collapsed_components(mixture, regularization) | twins(mixture)
+    return collapsed_components(mixture, regularization) | twins(mixture)[0]
 
 
 def collapsed_components(mixture: GaussianMixture, regularization: Array) -> Array:
@@ -58,20 +58,24 @@ def _held_up(mixture: GaussianMixture, regularization: Array) -> Array:
     return jnp.broadcast_to(~own_prevails, (mixture.n_components,))
 
 
-def twins(mixture: GaussianMixture) -> Array:
-    """Whether another component, with weight, is the same up to the root of the rounding error."""
+def twins(mixture: GaussianMixture) -> tuple[Array, Array]:
+    """Whether another component, with weight, is the same up to the root of the rounding error.
+
+    Returns:
+        (K,) bool; and (K,) bool, whether one with a lower number is.
+    """
     n_components, n_features = mixture.means.shape
     tolerance = float(jnp.finfo(mixture.means.dtype).eps) ** 0.5
+    numbers = jnp.arange(n_components)
 
-    def twin_of_another(k: Array) -> Array:
+    def twin_of_another(k: Array) -> tuple[Array, Array]:
         one = pick(mixture.covariance, k[None])
         shift = one.whiten((mixture.means - mixture.means[k][None])[:, None, :])[:, 0]
         spread = kl_between_covariances(mixture.covariance, one, n_features)
         divergence = jnp.sum(shift**2, axis=-1) / 2 + spread
-        others = (jnp.arange(n_components) != k) & (mixture.log_weights > -jnp.inf)
-        return jnp.any(others & (divergence < tolerance))
+        same = (divergence < tolerance) & (mixture.log_weights > -jnp.inf)
+        return jnp.any(same & (numbers != k)), jnp.any(same & (numbers < k))
 
-    numbers = jnp.arange(n_components)
     if mixture.means.size**2 <= SMALL:
         return jax.vmap(twin_of_another)(numbers)
     return lax.map(twin_of_another, numbers)

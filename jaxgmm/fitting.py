@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.frame import Rows
@@ -71,7 +71,8 @@ def fit(
             made, on max(8192, 128 K) rows where there are more. A partition becomes a mixture by
             one M-step. For the named ones, parts with fewer rows than twice what a covariance takes
             are merged with others, and large ones are split instead; and where a component
-            collapses all the same a large one is split in its place, which is another start.
+            collapses all the same a large one is split in its place, which is another start (not
+            with `adjoint="unroll"`).
         n_init: number of restarts; a given mixture or given responsibilities are one start. Of more
             than four restarts, the four that are best after 16 steps climb to the end; all others
             do too where these end degenerate.
@@ -202,7 +203,9 @@ def fit_all(
         if given is None:
             key = jax.random.fold_in(keys[model], task % n_init)
             least = least_rows(settings.covariance_type, problem.form, x.shape[-1])
-            responsibilities = STARTS[init](key, problem.rows, active[model], least)
+            responsibilities = STARTS[init](
+                key, lax.stop_gradient(problem.rows), active[model], least
+            )
         else:
             responsibilities = as_given(given[model])
         return start_from(

@@ -141,13 +141,12 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
     dtype = rows.x.dtype
     tiny = float(jnp.finfo(dtype).tiny)
     z = rows.frame.read(rows.x, rows.weights)
-    relative = rows.weights / jnp.max(rows.weights)
 
     def draws_of(index: Array) -> Array:
         return jax.random.uniform(jax.random.fold_in(key, index), (n_candidates,), dtype)
 
     def add_seed(closest: Array, draws: Array) -> tuple[Array, Array]:
-        density = relative * ((closest + tiny) / (jnp.max(closest) + tiny))
+        density = rows.weights * ((closest + tiny) / (jnp.max(closest) + tiny))
         candidates = z[draw_rows(draws, density)]
         distances = jnp.minimum(squared_distances(z, candidates), closest[None])
         best = jnp.argmin(einsum("cn,n->c", distances, rows.weights))
@@ -173,14 +172,14 @@ def lloyd(rows: Rows, sample: Rows, start: Nearest, least: ArrayLike, max_iter: 
             what an average one has.
         max_iter: number of iterations.
     """
-    largest = jnp.max(rows.weights)
+    dtype = rows.x.dtype
     present = jnp.all(jnp.isfinite(start.centers), axis=1)
     average = jnp.sum(rows.weights > 0) / jnp.maximum(jnp.sum(present), 1)
-    least = jnp.minimum(jnp.asarray(least, largest.dtype), average.astype(largest.dtype) / 2)
+    least = jnp.minimum(jnp.asarray(least, dtype), average.astype(dtype) / 2)
 
     def summand(partition: Nearest, numbers: Array, weights: Array, z: Array) -> Array:
-        relative = (weights / largest)[:, None]
-        of_rows = jnp.concatenate([relative, relative**2, relative * z], axis=1)
+        own = weights[:, None]
+        of_rows = jnp.concatenate([own, own**2, own * z], axis=1)
         return einsum("nk,nf->kf", partition(numbers, z), of_rows)
 
     def next_centers(centers: Array, n_iter: Array) -> Array:

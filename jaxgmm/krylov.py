@@ -46,16 +46,15 @@ def conjugate_residuals(
 
     Each residual becomes a direction whose image is orthogonal to those of the last `N_DIRECTIONS`,
     so that the residual never grows, and a singular system has a finite answer, too. Of a symmetric
-    system these are conjugate residuals, whose directions rounding can't spoil.
+    system these are conjugate residuals, whose directions rounding can't spoil. The solution is
+    linear in the right side over the whole range of the dtype, of which squares have but half: so
+    the system is solved in units of the right side's largest number.
 
     Args:
         matvec: (P,) -> (P,), linear.
         right_side: (P,).
         tolerance: () for the size of the residual, relative to that of the right side.
         only_definite: whether to end before the first direction in which the matrix isn't positive.
-
-    The solution is linear in the right side over the whole range of the dtype, squares of which
-    have only half of it: so the system is solved in units of the right side's largest number.
 
     Source: Eisenstat, Elman & Schultz 1983.
     """

@@ -28,7 +28,7 @@ from jaxgmm.loop import (
     tol_of_steps,
 )
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import varying
+from jaxgmm.numerics import agreed, varying
 from jaxgmm.problem import Problem, ready
 from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import Problems, at, in_blocks, iterate_all
@@ -216,12 +216,15 @@ class Climbs(NamedTuple):
             model = task // self.problems.n_restarts
             mixture, trace = landed(*loop)
             whitening = ready(mixture)
-            degenerate = collapsed_components(whitening, problem.regularization)
-            # Before they have ended components may be alike because they have hardly begun to part.
-            parted = goes_on(trace, self.settings.max_iter)
-            degenerate |= ~parted & twins(whitening)
-            degenerate &= self.active[model]
-            healthy = trace.finite & ~jnp.any(degenerate)
+            collapsed = collapsed_components(whitening, problem.regularization)
+            # Before the end components may be alike because they have hardly begun to part.
+            none = varying((jnp.zeros_like(collapsed),) * 2, whitening)
+            on_the_way = agreed(goes_on(trace, self.settings.max_iter))
+            are_twins, repeats = lax.cond(
+                on_the_way, lambda: none, lambda: varying(twins(whitening), none)
+            )
+            degenerate = (collapsed | repeats) & self.active[model]
+            healthy = trace.finite & ~jnp.any((degenerate | are_twins) & self.active[model])
             if not self.splits:
                 return healthy, jnp.asarray(False), loop
             spare = self.active[model] & ~degenerate & self.has_rows(problem, mixture)
@@ -241,17 +244,17 @@ class Climbs(NamedTuple):
         return mixture.weights * n_rows >= least.astype(n_rows.dtype)
 
     def chosen(self, loops: Loop, healthy: Array, others: Array) -> Array:
-        """The best of each model, and all others of models without hope: (M·R,) bool.
+        """The best of each model, or else all of models without hope: (M·R,) bool.
 
         Args:
             loops: with a leading axis.
             healthy: (M·R,) bool.
-            others: () bool, whether there is a place for others.
+            others: () bool, whether the best have had their turn.
         """
         n_restarts = self.problems.n_restarts
         best = jnp.zeros_like(healthy).at[self.best(loops, healthy)].set(True)
         hopeful = jnp.any((healthy & ~self.going(loops)).reshape(-1, n_restarts), axis=1)
-        return best | (others & ~jnp.repeat(hopeful, n_restarts))
+        return jnp.where(others, ~jnp.repeat(hopeful, n_restarts), best)
 
     def best(self, loops: Loop, healthy: Array) -> Array:
         """The numbers of the best of each model: (M·R,) or (M·FINALISTS,)."""

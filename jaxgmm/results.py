@@ -60,7 +60,8 @@ class FitResult:
         log_likelihood: () of that mixture, weighted total over samples, in nats.
         objective: () log-likelihood plus the regularization's term: what EM climbs, and what
             restarts are compared by.
-        n_iter: () int, steps done: of EM, of Newton's method, or updates of an optimizer.
+        n_iter: () int, steps done from the last start: of EM, of Newton's method, or updates of an
+            optimizer.
         status: () int, a `Status`.
         degenerate: (K,) bool, true for components that are empty, that owe more than half of
             their covariance in some direction to regularization or rounding, or that are twins.

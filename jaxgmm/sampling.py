@@ -114,7 +114,7 @@ def _differentiate_carried_along(
         return -einsum("ij,j->i", inverse_of_lower(slopes), moved)
 
     numbers_per_row = means.size * means.shape[1]
-    n_rows = max(1, min(x.shape[0], BLOCK // numbers_per_row))
+    n_rows = min(x.shape[0], max(1, BLOCK // numbers_per_row))
     return x, map_over_chunks(jax.vmap(velocity), x, n_rows) + tangents[1]
 
 

@@ -17,12 +17,18 @@ LEAVES = ("log_likelihood", "count", "first", "second", "multiple", "scaled_orig
 
 
 class Origin:
-    """Of statistics: the quotient of two leaves, a multiple of it and that multiple of one."""
+    """The origin of statistics, stored as a multiple of it and the same multiple of one.
+
+    So all leaves are linear in the rows. Of zeros, which are statistics of nothing, it is 0; of
+    others without a multiple, such as differences, NaN.
+    """
 
     def __get__(self, statistics: Any, owner: Any = None) -> Array:
         if statistics is None:
             raise AttributeError("the origin has no default")
-        return statistics.scaled_origin / statistics.multiple[..., None]
+        nothing = (statistics.multiple == 0) & (statistics.count == 0)
+        multiple = jnp.where(nothing, 1, statistics.multiple)
+        return statistics.scaled_origin / multiple[..., None]
 
     def __set__(self, statistics: Any, origin: Array) -> None:
         # What stands for an array in a tree, such as an axis of `jax.vmap`, stands for both.
@@ -93,22 +99,25 @@ class SufficientStatistics:
                 f"second moments differ in shape: {self.second.shape} and {other.second.shape}; "
                 "gather both with the same mixture and covariance_type"
             )
-        if not is_concrete(self.origin, other.origin):
-            other = other.about(self.origin)
-        elif not np.array_equal(self.origin, other.origin):
+        origin = self.origin
+        if not is_concrete(origin, other.origin):
+            other = other.about(origin)
+        elif not np.any(np.asarray(self.count)):
+            origin = other.origin
+        elif np.any(np.asarray(other.count)) and not np.array_equal(origin, other.origin):
             # Origins of sums are quotients, which rounding may move.
-            eps = 8 * float(jnp.finfo(self.origin.dtype).eps)
-            if not np.allclose(self.origin, other.origin, rtol=eps, atol=0):
+            eps = 8 * float(jnp.finfo(origin.dtype).eps)
+            if not np.allclose(origin, other.origin, rtol=eps, atol=0):
                 raise ValueError(
                     "statistics about different origins don't add; use other.about(self.origin)"
                 )
-            other = other.about(self.origin)
+            other = other.about(origin)
         return SufficientStatistics(
             log_likelihood=self.log_likelihood + other.log_likelihood,
             count=self.count + other.count,
             first=self.first + other.first,
             second=self.second + other.second,
-            origin=self.origin,
+            origin=origin,
         )
 
     def __radd__(self, other: Any) -> "SufficientStatistics":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -90,7 +91,9 @@ def _root_of_matrices(covariances: Array) -> Array:
     called for batches, see `reflections.py`.
     """
     if is_concrete(covariances):
-        return jnp.linalg.cholesky(covariances)
+        # Known values inside of somebody's trace, too, are factorized by a program of their own.
+        with jax.ensure_compile_time_eval():
+            return jnp.linalg.cholesky(covariances)
     symmetric = (covariances + jnp.swapaxes(covariances, -1, -2)) / 2
     is_good = is_positive_definite(symmetric)[..., None, None]
     return jnp.where(is_good, cholesky(symmetric), jnp.nan)

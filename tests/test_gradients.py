@@ -277,3 +277,17 @@ def test_derivatives_are_finite_wherever_the_value_is(use, point):
     value, slopes = jax.value_and_grad(number, argnums=(0, 1))(NASTY, array([point, point]))
     assert np.isfinite(value)
     assert all(np.isfinite(double(leaf)).all() for leaf in jax.tree.leaves(slopes))
+
+
+@pytest.mark.parametrize("init", ["k-means++", "random_from_data"])
+def test_starts_are_constants_to_unrolled_derivatives(init, key):
+    """A partition moves with no row but by jumps; its M-step, and all steps after it, do."""
+    x = blobs()
+
+    def mean(x):
+        options = {"init": init, "adjoint": "unroll", "max_iter": 3, "history": False}
+        return jg.fit(key, x, 3, covariance_type="diag", **options).mixture.means.sum()
+
+    # Each component's mean moves by its own share of what its rows do, so all of them by the sum.
+    slope = jax.jit(jax.grad(mean))(array(x))
+    assert_close(slope.sum(axis=0), [3, 3], rtol=1e-3)

@@ -361,3 +361,12 @@ def test_densities_infinitely_far_vanish_and_of_nan_are_nan():
     assert np.isnan(mixture.log_prob(points)[2])
     broken = replace(mixture, means=array([[np.nan, 0.0]]))
     assert np.isnan(broken.log_prob(points)).all()
+
+
+def test_no_points_have_no_densities():
+    mixture = start_from_labels(blobs(), "full")
+    nothing = array(np.zeros((0, 2)))
+    assert mixture.log_prob(nothing).shape == (0,)
+    assert mixture.predict(nothing).shape == (0,)
+    assert mixture.responsibilities(nothing).shape == (0, mixture.n_components)
+    assert jg.regress(mixture, [0], array(np.zeros((0, 1))))[0].shape == (0, 1)

@@ -194,3 +194,13 @@ def test_no_program_holds_two_batched_calls_of_lapack_side_by_side(name):
     if name not in NOT_BACKWARD:
         slopes = jax.grad(lambda p, q, x: floats(use(p, q, x)), argnums=(0, 1, 2))
         assert not side_by_side(jax.vmap(slopes), *batch)
+
+
+def test_mixtures_of_known_values_are_factorized_outside_of_the_program_that_makes_them():
+    def both(shift):
+        matrices = np.stack([np.eye(3)] * 2).tolist()
+        one = jg.GaussianMixture.create([0.5, 0.5], np.zeros((2, 3)).tolist(), matrices)
+        other = jg.GaussianMixture.create([0.5, 0.5], np.ones((2, 3)).tolist(), matrices)
+        return one.means + other.means + shift
+
+    assert "cholesky" not in str(jax.make_jaxpr(both)(1.0))

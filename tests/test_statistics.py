@@ -227,3 +227,18 @@ def test_accumulate_refuses(argument, value):
     value = value if isinstance(value, str) else array(value)
     with pytest.raises(ValueError, match=argument):
         jg.accumulate(array(blobs()), **arguments | {argument: value})
+
+
+def test_statistics_of_nothing_add_nothing(statistics):
+    """Zeros are where sums begin, whatever they are about."""
+    nothing = jax.tree.map(jnp.zeros_like, statistics)
+
+    def added(total, _):
+        return total + statistics, None
+
+    scanned = jax.jit(lambda: jax.lax.scan(added, nothing, None, length=2)[0])()
+    for found, times in ((nothing + statistics, 1), (statistics + nothing, 1), (scanned, 2)):
+        assert_close(found.count, times * statistics.count)
+        means = found.origin + found.first / found.count[:, None]
+        expected = statistics.origin + statistics.first / statistics.count[:, None]
+        assert_close(means, expected, rtol=1e-4, atol=1e-5)
