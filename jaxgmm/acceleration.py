@@ -309,7 +309,7 @@ class Pilot(NamedTuple):
     def progress_after(self, accepted: Array, step: Step, tol: Array) -> Progress:
         """The progress, of which only plain steps in a row tell anything but the gain."""
         known = self.progress.update(step.gain, tol)
-        unknown = Progress.begin(step.gain.of_each)._replace(
+        unknown = Progress.begin(step.mixture.log_weights)._replace(
             of_each=jnp.where(accepted, step.gain.of_each, self.progress.of_each),
             gain=jnp.where(accepted, step.gain.total(), self.progress.gain),
         )

@@ -31,22 +31,23 @@ class Gain(NamedTuple):
 
     What a component seems to gain by no more than rounding says nothing about it, and nothing
     about the others: a component that is nearly singular makes much of such noise, and must
-    neither hide what its neighbors still have to gain nor be taken for progress.
+    neither hide what its neighbors still have to gain nor be taken for progress. Nor does it hide
+    what its own mixing weight has to gain, which is as exact as that of others.
 
     Attributes:
-        of_each: (K,) not negative, see `expected_gain`.
-        rounding: (K,) what rounding alone may bring about, see `gain_by_rounding`.
+        of_each: (2, K) by mixing weights, and by means and covariances; see `expected_gain`.
+        rounding: (2, K) what rounding alone may bring about, see `gain_by_rounding`.
     """
 
     of_each: Array
     rounding: Array
 
     def visible(self) -> Array:
-        """Which components gain more than rounding, or NaN: (K,) bool."""
+        """Which gains are more than rounding, or NaN: (2, K) bool."""
         return ~(self.of_each <= self.rounding)
 
     def total(self) -> Array:
-        """() of the components that gain more than rounding."""
+        """() of the gains that are more than rounding."""
         return jnp.sum(jnp.where(self.visible(), self.of_each, 0))
 
     def noise(self) -> Array:
@@ -72,9 +73,9 @@ class Progress(NamedTuple):
     """What the stopping rule remembers of the steps so far.
 
     Attributes:
-        of_each: (K,) gains of the last step.
-        gain: () their sum, over the components that gain more than rounding.
-        ratio: () of the last gain to the one before, of the same components.
+        of_each: (2, K) gains of the last step.
+        gain: () the sum of those that are more than rounding.
+        ratio: () of the last gain to the one before, of the same parameters.
         forecasts: (CONFIRMATIONS,) to what the ratio was going to climb, by the last steps.
         remaining: () gain of the objective still to come, by the highest of these.
         confirmed: () int, how many times in a row the latest of these left less than the tolerance.
@@ -90,7 +91,7 @@ class Progress(NamedTuple):
     @classmethod
     def begin(cls, log_weights: Array) -> "Progress":
         """Before the first step nothing is known; log_weights (K,) are those of the start."""
-        of_each = jnp.zeros_like(log_weights)
+        of_each = jnp.zeros((2, *log_weights.shape), log_weights.dtype)
         unknown = jnp.asarray(jnp.inf, of_each.dtype)
         return cls(
             of_each=of_each,
@@ -171,11 +172,14 @@ def gain_of(new: GaussianMixture, old: GaussianMixture) -> Gain:
 
 
 def expected_gain(new: GaussianMixture, old: GaussianMixture) -> Array:
-    """What an EM step gained in the expected log-likelihood, per unit of weight: (K,).
+    """What an EM step gained in the expected log-likelihood, per unit of weight: (2, K).
 
     KL(w' ‖ w) + Σ w'_k KL(new_k ‖ old_k), with KL(w' ‖ w) = Σ w_k (r_k log r_k - r_k + 1) and
     r = w' / w: terms that are not negative, each accurate however small it is. Components without
     weight don't count.
+
+    Returns:
+        The terms of the mixing weights, and those of means and covariances.
     """
     n_features = new.n_features
     weights = new.weights
@@ -185,17 +189,21 @@ def expected_gain(new: GaussianMixture, old: GaussianMixture) -> Array:
     of_weights = old.weights * ((1 + change) * log_ratio - change)
     shift = old.covariance.whiten((new.means - old.means)[None])[0]
     spread = kl_between_covariances(new.covariance, old.covariance, n_features)
-    return at_least(of_weights, 0) + weights * (jnp.sum(shift**2, axis=-1) / 2 + spread)
+    of_shapes = weights * (jnp.sum(shift**2, axis=-1) / 2 + spread)
+    return jnp.stack([at_least(of_weights, 0), of_shapes])
 
 
 def gain_by_rounding(mixture: GaussianMixture) -> Array:
-    """The expected gain that a step seems to have when rounding alone moves the parameters: (K,).
+    """The expected gain that a step seems to have when rounding alone moves the parameters: (2, K).
 
-    Rounding moves weights and means by some eps of their size, and a covariance by some eps of its
-    diagonal, which the inverse of the correlation matrix blows up.
+    Rounding moves means by some eps of their size, and a covariance by some eps of its diagonal,
+    which the inverse of the correlation matrix blows up. It moves mixing weights as far as it moves
+    their components, but by no more than some eps of their size.
     """
     eps = 4 * float(jnp.finfo(mixture.means.dtype).eps)
     covariance = mixture.covariance
     shift = covariance.whiten(eps * mixture.means[None])[0]
     spread = eps * inverse_correlation_trace(covariance, mixture.n_features)
-    return mixture.weights * ((eps**2 + jnp.sum(shift**2, axis=-1)) / 2 + spread**2 / 16)
+    of_shapes = jnp.sum(shift**2, axis=-1) / 2 + spread**2 / 16
+    of_weights = jnp.minimum(of_shapes + eps**2 / 2, 16 * eps**2)
+    return mixture.weights[None] * jnp.stack([of_weights, of_shapes])

@@ -59,8 +59,10 @@ def test_a_collapsed_component_does_not_stop_the_others(accelerate):
     assert short <= 10 * float(found.remaining_gain) + by_dtype(2e-4, 1e-9)
 
 
-def gain(of_each, rounding):
-    return Gain(array(of_each), array(rounding))
+def gain(of_shapes, rounding):
+    """Of means and covariances; none of the mixing weights."""
+    none = np.zeros_like(of_shapes)
+    return Gain(array([none, of_shapes]), array([none, rounding]))
 
 
 def test_noise_of_one_component_is_no_arrival_of_the_others_and_no_progress():
@@ -195,3 +197,13 @@ def test_starts_that_are_given_are_left_alone(key):
     start = jax.tree.map(lambda leaf: leaf.astype(DTYPE), outlier_start(x))
     found = jg.fit(key, x, 4, covariance_type="diag", init=start, max_iter=40)
     assert found.degenerate.tolist() == [False, False, False, True]
+
+
+def test_collapsed_components_do_not_hide_their_mixing_weights():
+    """On a lattice all of them collapse, and go on to share the rows among them."""
+    x = array(np.random.default_rng(4).poisson([1.0, 3.0], (300, 2)))
+    start = jg.fit(jax.random.key(1), x, 6, max_iter=0).mixture
+    some = jg.em(start, x, tol=1e-5, max_iter=1000, history=False)
+    end = jg.em(some.mixture, x, tol=0.0, max_iter=2000, history=False)
+    short = float(end.objective - some.objective) / len(x)
+    assert short <= 10 * float(some.remaining_gain) + by_dtype(1e-4, 1e-9)
