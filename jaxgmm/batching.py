@@ -16,7 +16,7 @@ from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.padding import padded_rows, with_rows
-from jaxgmm.placement import check_whole, made_on_host, on_host
+from jaxgmm.placement import check_models, check_whole, made_on_host, on_host
 from jaxgmm.programs import Program
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
@@ -178,6 +178,7 @@ def check_batch(x: Any, weights: Any) -> tuple[Array, Array]:
     """
     axes = (0, 1) if np.ndim(x) == 2 else (1, 2)
     check_whole("x", x, *axes)
+    check_models("x", x)
     check_whole("weights", weights, np.ndim(weights) - 1)
     x = as_float_array("x", x)
     if weights is not None:

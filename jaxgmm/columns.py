@@ -66,6 +66,10 @@ def numbers_of_objects(name: str, array: np.ndarray) -> np.ndarray:
         TypeError: one isn't a number; its place is named.
     """
     for place, value in np.ndenumerate(array):
+        if not place and not isinstance(value, (numbers.Real, Decimal)):
+            raise TypeError(
+                f"{name} must hold numbers, got {type(value).__name__}; make it an array first"
+            )
         if value is None or type(value).__name__ in ("NAType", "NaTType"):
             raise TypeError(_about_missing(name, *place))
         is_scalar_array = hasattr(value, "dtype") and np.ndim(value) == 0

@@ -48,6 +48,15 @@ def check_whole(name: str, array: Any, *axes: int) -> None:
         )
 
 
+def check_models(name: str, array: Any) -> None:
+    """ValueError if the models (B, ...) of a batch are spread along an explicit axis of a mesh."""
+    if isinstance(array, jax.Array) and any(jax.typeof(array).sharding.spec[:1]):
+        raise ValueError(
+            f"{name} is split along an explicit axis of a mesh; call fit_batch on each device's "
+            "own models inside jax.shard_map, or make the mesh with axis_types=(AxisType.Auto,)"
+        )
+
+
 def check_points(name: str, array: Any, numbers_per_point: int) -> None:
     """ValueError if an array (..., D) holds too many points, or devices would gather them.
 

@@ -133,6 +133,8 @@ class SufficientStatistics:
         Raises:
             ValueError: not a scalar.
         """
+        if isinstance(rate, SufficientStatistics):
+            return NotImplemented
         if np.ndim(rate) != 0:
             raise ValueError(
                 f"statistics can be multiplied by a scalar, got shape {np.shape(rate)}; for a "

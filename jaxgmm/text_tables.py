@@ -196,8 +196,12 @@ def _header(
     n_line, first = next(lines, (n_before + 1, [""]))
     cells = [cell.strip() for cell in first]
     made_up = numbered(len(first))
-    # The names of a frame without names are numbers, with nothing above its index.
-    is_frame = cells == ["", *map(str, range(len(cells) - 1))] and len(cells) > 1
+    # The names of a frame without names are numbers, with nothing above its index. Without an index
+    # two of them might as well be data.
+    counted = [*map(str, range(len(cells)))]
+    is_frame = (len(cells) > 1 and cells == ["", *counted[:-1]]) or (
+        len(cells) > 2 and cells == counted
+    )
     is_known = bool(expected) and {*expected} <= {*cells}
     if not (is_frame or is_known) and all(map(_is_number_or_missing, cells)):
         return Header(path, made_up, False, []), itertools.chain([(n_line, first)], lines)

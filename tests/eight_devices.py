@@ -153,6 +153,10 @@ everywhere = jax.device_put(few, NamedSharding(auto, NOWHERE))
 report["replicated"] = float(jnp.max(jnp.abs(em(everywhere).mixture.means - em(few).mixture.means)))
 models = few.reshape(8, 40, D)
 options = {"init": "random", "max_iter": 3}
+report["refused models"] = refusal(
+    lambda x: jg.fit_batch(KEY, x, 2),
+    jax.device_put(models, NamedSharding(meshes["explicit"], ROWS)),
+)
 of_models = jg.fit_batch(KEY, jax.device_put(models, NamedSharding(auto, ROWS)), 2, **options)
 alone = jg.fit_batch(KEY, models, 2, **options)
 report["models"] = float(

@@ -203,3 +203,9 @@ INCOMPLETE = {
 def test_columns_without_numbers_are_named(build, message):
     with pytest.raises(TypeError, match=message):
         as_float_array("x", build())
+
+
+@pytest.mark.parametrize("value", [{"a": np.zeros(3)}, iter([1.0]), None, object()])
+def test_what_is_no_array_at_all_is_called_by_its_type(value):
+    with pytest.raises(TypeError, match=f"x must hold numbers, got {type(value).__name__}; make"):
+        as_float_array("x", value)

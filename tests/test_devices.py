@@ -34,6 +34,11 @@ def test_statistics_of_all_devices_are_those_of_all_rows(report):
     assert report["recipe sums"] and not report["recipe gathers"]
 
 
+def test_models_split_along_explicit_axes_are_refused_with_the_way_out(report):
+    assert report["refused models"].startswith("ValueError: x is split along an explicit axis")
+    assert "jax.shard_map" in report["refused models"]
+
+
 def test_split_rows_are_refused_with_the_way_out(report):
     refusals = {**report["refused"], "em, jit": report["refused in jit"]}
     for name, text in refusals.items():

@@ -242,3 +242,8 @@ def test_statistics_of_nothing_add_nothing(statistics):
         means = found.origin + found.first / found.count[:, None]
         expected = statistics.origin + statistics.first / statistics.count[:, None]
         assert_close(means, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_are_multiplied_by_numbers_only(statistics):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        statistics * statistics

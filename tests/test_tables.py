@@ -211,6 +211,13 @@ def test_index_of_other_programs_is_left_out(written, text):
     np.testing.assert_array_equal(rows, [[1, 2], [3, 4.5]])
 
 
+def test_frame_without_names_and_index_has_a_header_of_numbers(written):
+    """Two of them might as well be data."""
+    names, rows = read_table(written("0,1,2\n5,1,2\n1,3,4.5\n"))
+    assert (names, rows.tolist()) == (["0", "1", "2"], [[5, 1, 2], [1, 3, 4.5]])
+    assert read_table(written("0,1\n5,1\n"))[1].tolist() == [[0, 1], [5, 1]]
+
+
 def test_frame_without_names_has_a_header_of_numbers(written):
     said = []
     names, rows = read_table(written(",0,1\n0,1,2\n1,3,4.5\n"), notify=said.append)
