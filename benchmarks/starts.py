@@ -99,7 +99,8 @@ def heavy_tails(quick: bool) -> list[dict]:
                 options = {"weights": weights, "max_iter": 300, "tol": 1e-6}
                 found = jg.fit_batch(jax.random.key(0), jnp.asarray(seen, dtype), k, **options)
                 mixture = jax.tree.map(lambda leaf: leaf.astype("float64"), found.mixture)
-                per_row = jax.lax.map(partial(jg.log_likelihood, x=unseen), mixture) / n
+                total = jax.lax.map(partial(jg.log_likelihood, x=unseen), mixture)
+                per_row = np.asarray(total) / n
             row = {"n": n, "d": d, "dof": dof, "centers": centers, "dtype": dtype, "k": k}
             row["fits"] = len(weights)
             row["degenerate"] = int(np.sum(found.status == jg.Status.DEGENERATE))
