@@ -22,10 +22,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from jaxgmm.arrays.numerics import cholesky, difference, einsum, inverse_of_lower, log_softmax
 from jaxgmm.convergence import CONFIRMATIONS, Progress, Step
 from jaxgmm.covariance import Covariance, variances
 from jaxgmm.mixture import GaussianMixture, is_finite
-from jaxgmm.numerics import cholesky, difference, einsum, inverse_of_lower, log_softmax
 
 # Steps that Anderson's method combines.
 DEPTH = 5

@@ -15,16 +15,17 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.chunks import chunk_size, map_over_chunks
-from jaxgmm.conversion import as_float_array, is_concrete
+from jaxgmm.arrays.chunks import chunk_size, map_over_chunks
+from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
+from jaxgmm.arrays.host import is_concrete
+from jaxgmm.arrays.numerics import einsum, shifted_exponentials
+from jaxgmm.arrays.placement import check_points
+from jaxgmm.arrays.reflections import factor_of_root
+from jaxgmm.arrays.validation import check_mixture, check_static
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, factors
 from jaxgmm.densities import far_density, log_shares, standardized
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, shifted_exponentials
-from jaxgmm.placement import check_points
 from jaxgmm.programs import PlatformProgram
-from jaxgmm.reflections import factor_of_root
-from jaxgmm.validation import check_mixture, check_static, in_common_dtype
 
 Indices = int | Sequence[int] | np.ndarray
 

@@ -10,28 +10,26 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
+from jaxgmm.arrays.host import (
+    chosen_device,
+    from_host,
+    is_concrete,
+    made_on_host,
+    on_host,
+    unit_weights,
+)
+from jaxgmm.arrays.padding import padded_rows, with_rows
+from jaxgmm.arrays.placement import check_models, check_whole
+from jaxgmm.arrays.validation import check_choice, check_count, check_key, check_n_components
 from jaxgmm.blocks import fit_blocks
 from jaxgmm.covariance import Diagonal, Full, Spherical
 from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.padding import padded_rows, with_rows
-from jaxgmm.placement import check_models, check_whole, made_on_host, on_host
 from jaxgmm.programs import Program
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
-from jaxgmm.validation import (
-    as_float_array,
-    check_choice,
-    check_count,
-    check_key,
-    check_n_components,
-    chosen_device,
-    from_host,
-    in_common_dtype,
-    is_concrete,
-    unit_weights,
-)
 
 
 def fit_batch(

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgmm.budgets import platform_of
-from jaxgmm.padding import rounded_up, with_rows
-from jaxgmm.placement import on_host
+from jaxgmm.arrays.budgets import platform_of
+from jaxgmm.arrays.host import chosen_device, from_host, on_host
+from jaxgmm.arrays.padding import rounded_up, with_rows
 from jaxgmm.programs import Program
 from jaxgmm.threads import in_threads, n_cores
-from jaxgmm.validation import chosen_device, from_host
 
 T = TypeVar("T")
 

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgmm.arrays.numerics import einsum, log_softmax, square_root, varying
+from jaxgmm.arrays.reflections import factor_of_root
+from jaxgmm.arrays.validation import check_count, check_mixture
 from jaxgmm.covariance import (
     Covariance,
     Diagonal,
@@ -17,7 +20,6 @@ from jaxgmm.covariance import (
     factors,
 )
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, log_softmax, square_root, varying
 from jaxgmm.pairs import (
     bhattacharyya_distances,
     check_pair,
@@ -28,9 +30,7 @@ from jaxgmm.pairs import (
     side_by_side,
     sums_of_covariances,
 )
-from jaxgmm.reflections import factor_of_root
 from jaxgmm.transport import assignment
-from jaxgmm.validation import check_count, check_mixture
 
 
 def product(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:

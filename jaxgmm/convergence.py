@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxgmm.arrays.numerics import at_least
 from jaxgmm.covariance import inverse_correlation_trace, kl_between_covariances
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least
 
 HORIZONS = 4
 CONFIRMATIONS = 5

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxgmm.arrays.numerics import einsum, inverse_of_lower, log_softmax
+from jaxgmm.arrays.validation import check_mixture
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum, inverse_of_lower, log_softmax
 from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.validation import check_mixture
 
 
 @jax.tree_util.register_dataclass

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgmm.numerics import align, einsum, inverse_of_lower
+from jaxgmm.arrays.numerics import align, einsum, inverse_of_lower
 
 
 @jax.tree_util.register_dataclass

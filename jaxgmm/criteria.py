@@ -7,14 +7,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm import densities
+from jaxgmm.arrays.numerics import in_own_unit, weighted_sum
+from jaxgmm.arrays.validation import check_fit_arguments
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import in_own_unit, weighted_sum
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.steps import as_they_are
 from jaxgmm.structures import structure_named
-from jaxgmm.validation import check_fit_arguments
 
 T = TypeVar("T", Array, float)
 

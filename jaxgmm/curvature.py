@@ -21,10 +21,10 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays.krylov import conjugate_residuals
+from jaxgmm.arrays.numerics import varying
 from jaxgmm.coordinates import Coordinates, around, origin_of, slope_of
-from jaxgmm.krylov import conjugate_residuals
 from jaxgmm.mixture import GaussianMixture, is_finite
-from jaxgmm.numerics import varying
 from jaxgmm.problem import Problem, by_differences, ready
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.chunks import chunk_size, map_over_chunks
+from jaxgmm.arrays.chunks import chunk_size, map_over_chunks
+from jaxgmm.arrays.numerics import agreed, at_most, einsum, log_softmax, logsumexp
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
-from jaxgmm.numerics import agreed, at_most, einsum, log_softmax, logsumexp
 from jaxgmm.programs import PlatformProgram
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgmm.arrays.numerics import is_positive_definite, smallest_variance
 from jaxgmm.covariance import (
     Full,
     kl_between_covariances,
@@ -13,7 +14,6 @@ from jaxgmm.covariance import (
     variances,
 )
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import is_positive_definite, smallest_variance
 
 # Numbers, as many as whitening all components by all others makes, that aren't worth a loop.
 SMALL = 2**16

@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.densities import log_normalizer
-from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import (
+from jaxgmm.arrays.numerics import (
     at_least,
     at_most,
     log_softmax,
@@ -21,6 +19,9 @@ from jaxgmm.numerics import (
     varying,
     weighted_sum,
 )
+from jaxgmm.arrays.validation import check_count, check_key, check_mixture
+from jaxgmm.densities import log_normalizer
+from jaxgmm.mixture import GaussianMixture
 from jaxgmm.pairs import (
     bhattacharyya_distances,
     check_pair,
@@ -29,7 +30,6 @@ from jaxgmm.pairs import (
     squared_wasserstein_distances,
 )
 from jaxgmm.transport import assignment, transport_cost
-from jaxgmm.validation import check_count, check_key, check_mixture
 
 # Alternating minimizations for the tightest upper bound on a divergence.
 BOUND_STEPS = 100

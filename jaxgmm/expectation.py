@@ -7,12 +7,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.chunks import one_of_sums, rows_of_features
-from jaxgmm.covariance import pick
-from jaxgmm.densities import log_density
-from jaxgmm.frame import Rows, chunk_of
-from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import (
+from jaxgmm.arrays.chunks import one_of_sums, rows_of_features
+from jaxgmm.arrays.numerics import (
     FEW,
     einsum,
     largest_in_batch,
@@ -21,6 +17,10 @@ from jaxgmm.numerics import (
     varying,
     weighted_sum,
 )
+from jaxgmm.covariance import pick
+from jaxgmm.densities import log_density
+from jaxgmm.frame import Rows, chunk_of
+from jaxgmm.mixture import GaussianMixture
 from jaxgmm.quadratic import (
     PRODUCTS,
     SQUARES,

@@ -9,12 +9,21 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays.conversion import in_common_dtype
+from jaxgmm.arrays.numerics import in_own_unit
+from jaxgmm.arrays.padding import with_padding, with_rows
+from jaxgmm.arrays.validation import (
+    as_responsibilities,
+    check_choice,
+    check_count,
+    check_data,
+    check_key,
+    check_n_components,
+)
 from jaxgmm.frame import Rows
 from jaxgmm.initialization import STARTS, as_given, least_rows, start_from
 from jaxgmm.loop import em
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import in_own_unit
-from jaxgmm.padding import with_padding, with_rows
 from jaxgmm.problem import Problem, problem_of
 from jaxgmm.programs import Program
 from jaxgmm.restarts import climb_all
@@ -23,15 +32,6 @@ from jaxgmm.rounds import Problems, in_blocks, slots_for
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps import stored_as
 from jaxgmm.structures import Form
-from jaxgmm.validation import (
-    as_responsibilities,
-    check_choice,
-    check_count,
-    check_data,
-    check_key,
-    check_n_components,
-    in_common_dtype,
-)
 from jaxgmm.weighting import in_unit_of_weights
 
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.chunks import ChunkRows, chunk_size, largest_over_chunks, sum_over_chunks
+from jaxgmm.arrays.chunks import ChunkRows, chunk_size, largest_over_chunks, sum_over_chunks
+from jaxgmm.arrays.numerics import einsum
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import einsum
 
 T = TypeVar("T")
 

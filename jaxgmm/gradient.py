@@ -10,6 +10,9 @@ import optax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays.numerics import in_own_unit, varying
+from jaxgmm.arrays.padding import with_padding
+from jaxgmm.arrays.validation import check_count, check_fit_arguments, check_key
 from jaxgmm.convergence import Progress
 from jaxgmm.coordinates import Coordinates, around, origin_of
 from jaxgmm.covariance import precision, precision_diagonal
@@ -19,15 +22,12 @@ from jaxgmm.frame import Rows
 from jaxgmm.implicit import as_maximum
 from jaxgmm.loop import Trace, ended
 from jaxgmm.mixture import GaussianMixture, is_finite
-from jaxgmm.numerics import in_own_unit, varying
-from jaxgmm.padding import with_padding
 from jaxgmm.problem import Problem, problem_of, ready
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import stored_as
-from jaxgmm.validation import check_count, check_fit_arguments, check_key
 from jaxgmm.weighting import in_unit_of_weights
 
 # Iterations between two looks at what is left to gain, at least.

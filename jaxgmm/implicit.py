@@ -15,8 +15,8 @@ from typing import Any
 import jax
 from jax import Array, lax
 
+from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.curvature import View, newton, precise
-from jaxgmm.krylov import conjugate_residuals
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.problem import Problem, by_differences
 from jaxgmm.settings import Settings

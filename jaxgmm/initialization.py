@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
+from jaxgmm.arrays.numerics import varying
 from jaxgmm.expectation import collect, collect_partition
 from jaxgmm.frame import Rows
 from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import varying
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize, means_of
 from jaxgmm.structures import Form, structure_named

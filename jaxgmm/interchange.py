@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgmm.arrays.validation import check_known, check_mixture
 from jaxgmm.covariance import Diagonal, Full, Spherical, factors
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.validation import check_known, check_mixture
 
 # Types that scikit-learn has, too; the others are stored as tied ones there.
 SKLEARN_TYPES = ("full", "tied", "diag", "spherical")

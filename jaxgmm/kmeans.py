@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays.numerics import agreed, contract, einsum, varying
 from jaxgmm.frame import Rows
-from jaxgmm.numerics import agreed, contract, einsum, varying
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 

@@ -12,18 +12,12 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxgmm import densities, sampling
-from jaxgmm.conversion import as_float_array, is_concrete
+from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
+from jaxgmm.arrays.host import is_concrete
+from jaxgmm.arrays.numerics import einsum
+from jaxgmm.arrays.validation import as_query, check_count, check_flag, check_key, check_mixture
 from jaxgmm.covariance import Covariance, average, precision
-from jaxgmm.numerics import einsum
 from jaxgmm.structures import covariance_type_of, structure_named
-from jaxgmm.validation import (
-    as_query,
-    check_count,
-    check_flag,
-    check_key,
-    check_mixture,
-    in_common_dtype,
-)
 
 T = TypeVar("T")
 

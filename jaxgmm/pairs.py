@@ -12,6 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgmm.arrays.conversion import in_common_dtype
+from jaxgmm.arrays.numerics import at_least, einsum
+from jaxgmm.arrays.reflections import factor_of_root
+from jaxgmm.arrays.validation import check_mixture
 from jaxgmm.covariance import (
     Covariance,
     Diagonal,
@@ -22,9 +26,6 @@ from jaxgmm.covariance import (
 )
 from jaxgmm.densities import log_normalizer
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least, einsum
-from jaxgmm.reflections import factor_of_root
-from jaxgmm.validation import check_mixture, in_common_dtype
 
 T = TypeVar("T")
 

@@ -13,11 +13,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.algebra import Indices, linear_parts
-from jaxgmm.conversion import as_float_array, is_concrete
+from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
+from jaxgmm.arrays.host import is_concrete, unit_weights
+from jaxgmm.arrays.numerics import cholesky, einsum
+from jaxgmm.arrays.validation import check_data, check_mixture, check_number
 from jaxgmm.covariance import Full, average
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import cholesky, einsum
-from jaxgmm.validation import check_data, check_mixture, check_number, in_common_dtype, unit_weights
 
 
 @jax.tree_util.register_dataclass

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays.numerics import at_least, smallest_variance
 from jaxgmm.covariance import prepared
 from jaxgmm.expectation import expect
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least, smallest_variance
 from jaxgmm.quadratic import Reach, reach_of
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import tilt

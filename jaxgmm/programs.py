@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax import lax
 
-from jaxgmm.budgets import made_for, platform_of
-from jaxgmm.validation import is_concrete
+from jaxgmm.arrays.budgets import made_for, platform_of
+from jaxgmm.arrays.host import is_concrete
 
 # XLA's CPU backend uses half of a register of AVX-512 unless it is asked for all of it.
 OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}

@@ -23,13 +23,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.budgets import budget
-from jaxgmm.chunks import rows_of_features
+from jaxgmm.arrays.budgets import budget
+from jaxgmm.arrays.chunks import rows_of_features
+from jaxgmm.arrays.numerics import at_least, contract, einsum, shifted_exponentials, weighted_sum
 from jaxgmm.covariance import Full, precision, precision_diagonal
 from jaxgmm.densities import log_normalizer
 from jaxgmm.frame import Rows, chunk_of, largest_distance
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least, contract, einsum, shifted_exponentials, weighted_sum
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.structures import Structure
 

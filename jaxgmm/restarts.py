@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays.numerics import agreed, varying
 from jaxgmm.diagnosis import collapsed_components, twins
 from jaxgmm.implicit import as_maximum
 from jaxgmm.initialization import least_rows
@@ -28,7 +29,6 @@ from jaxgmm.loop import (
     tol_of_steps,
 )
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import agreed, varying
 from jaxgmm.problem import Problem, ready
 from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import Problems, at, in_blocks, iterate_all

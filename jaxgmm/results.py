@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jax import Array
 
+from jaxgmm.arrays.host import is_concrete
+from jaxgmm.arrays.validation import check_known
 from jaxgmm.convergence import CONFIRMATIONS
-from jaxgmm.conversion import is_concrete
 from jaxgmm.covariance import Diagonal, Full
 from jaxgmm.mixture import GaussianMixture, pick
-from jaxgmm.validation import check_known
 
 
 class Status(IntEnum):

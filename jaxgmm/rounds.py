@@ -16,9 +16,9 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from jaxgmm.budgets import budget, by_platform
+from jaxgmm.arrays.budgets import budget, by_platform
+from jaxgmm.arrays.numerics import varying
 from jaxgmm.loop import Loop, goes_on, turn
-from jaxgmm.numerics import varying
 from jaxgmm.problem import Problem
 from jaxgmm.settings import Settings
 

@@ -8,9 +8,9 @@ from jax import Array, lax
 from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
-from jaxgmm.chunks import map_over_chunks
+from jaxgmm.arrays.chunks import map_over_chunks
+from jaxgmm.arrays.numerics import einsum, inverse_of_lower, log_softmax, varying
 from jaxgmm.covariance import Covariance, Full, diagonal_of_factors, pick, prepared
-from jaxgmm.numerics import einsum, inverse_of_lower, log_softmax, varying
 
 Parameters = tuple[Array, Array, Covariance]
 

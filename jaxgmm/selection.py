@@ -11,19 +11,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.batching import check_batch
-from jaxgmm.criteria import criteria_of, free_parameters
-from jaxgmm.initialization import STARTS
-from jaxgmm.numerics import in_own_unit
-from jaxgmm.padding import with_padding
-from jaxgmm.redundancy import warn_of_redundancy
-from jaxgmm.results import FitResult, Status
-from jaxgmm.rounds import at
-from jaxgmm.settings import check_reg_covar, check_tol
-from jaxgmm.steps import stored_as
-from jaxgmm.structures import STRUCTURES
-from jaxgmm.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
-from jaxgmm.validation import (
+from jaxgmm.arrays.numerics import in_own_unit
+from jaxgmm.arrays.padding import with_padding
+from jaxgmm.arrays.validation import (
     check_choice,
     check_count,
     check_data,
@@ -32,6 +22,16 @@ from jaxgmm.validation import (
     check_known,
     check_n_components,
 )
+from jaxgmm.batching import check_batch
+from jaxgmm.criteria import criteria_of, free_parameters
+from jaxgmm.initialization import STARTS
+from jaxgmm.redundancy import warn_of_redundancy
+from jaxgmm.results import FitResult, Status
+from jaxgmm.rounds import at
+from jaxgmm.settings import check_reg_covar, check_tol
+from jaxgmm.steps import stored_as
+from jaxgmm.structures import STRUCTURES
+from jaxgmm.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
 from jaxgmm.weighting import in_unit_of_weights
 
 # The criteria; the winner has the lowest value, times this sign.

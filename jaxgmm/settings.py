@@ -7,9 +7,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.acceleration import METHODS
-from jaxgmm.conversion import is_concrete
+from jaxgmm.arrays.host import is_concrete
+from jaxgmm.arrays.validation import check_choice, check_count, check_flag, check_number
 from jaxgmm.structures import structure_named
-from jaxgmm.validation import check_choice, check_count, check_flag, check_number
 
 ADJOINTS = ("implicit", "one_step", "unroll")
 

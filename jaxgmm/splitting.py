@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxgmm.arrays.numerics import logsumexp
 from jaxgmm.covariance import pick
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import logsumexp
 
 
 def split_instead(mixture: GaussianMixture, collapsed: Array, spare: Array) -> GaussianMixture:

@@ -10,8 +10,8 @@ from jax import Array, lax
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 
-from jaxgmm.conversion import is_concrete
-from jaxgmm.numerics import einsum
+from jaxgmm.arrays.host import is_concrete
+from jaxgmm.arrays.numerics import einsum
 
 LEAVES = ("log_likelihood", "count", "first", "second", "multiple", "scaled_origin")
 

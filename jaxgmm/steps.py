@@ -10,24 +10,24 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.conversion import as_float_array, is_concrete
-from jaxgmm.covariance import Spherical, precision_diagonal, unprepared
-from jaxgmm.expectation import collect, expect
-from jaxgmm.frame import Frame, Rows, frame_of
-from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least, at_most, in_own_unit, smallest_variance
-from jaxgmm.placement import check_whole
-from jaxgmm.programs import PlatformProgram
-from jaxgmm.quadratic import reach_of
-from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.structures import Form, Structure, structure_named
-from jaxgmm.validation import (
+from jaxgmm.arrays.conversion import as_float_array
+from jaxgmm.arrays.host import is_concrete, unit_weights
+from jaxgmm.arrays.numerics import at_least, at_most, in_own_unit, smallest_variance
+from jaxgmm.arrays.placement import check_whole
+from jaxgmm.arrays.validation import (
     as_responsibilities,
     check_data,
     check_fit_arguments,
     check_mixture,
-    unit_weights,
 )
+from jaxgmm.covariance import Spherical, precision_diagonal, unprepared
+from jaxgmm.expectation import collect, expect
+from jaxgmm.frame import Frame, Rows, frame_of
+from jaxgmm.mixture import GaussianMixture
+from jaxgmm.programs import PlatformProgram
+from jaxgmm.quadratic import reach_of
+from jaxgmm.statistics import SufficientStatistics
+from jaxgmm.structures import Form, Structure, structure_named
 
 
 def e_step(

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgmm.arrays.validation import check_known
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.validation import check_known
 
 FORMAT, FORMAT_WITH_NAMES = "jaxgmm mixture 1", "jaxgmm mixture 2"
 CLASSES: dict[str, type[Covariance]] = {

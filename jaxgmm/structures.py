@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgmm.conversion import is_concrete
+from jaxgmm.arrays.host import is_concrete
+from jaxgmm.arrays.numerics import at_least, cholesky, is_positive_definite
+from jaxgmm.arrays.validation import check_choice
 from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical, variances
-from jaxgmm.numerics import at_least, cholesky, is_positive_definite
-from jaxgmm.validation import check_choice
 
 
 @dataclass(frozen=True)

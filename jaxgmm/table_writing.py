@@ -11,7 +11,8 @@ from typing import BinaryIO, TextIO
 import numpy as np
 
 from jaxgmm.storage import written_atomically
-from jaxgmm.tables import NEEDS_PYARROW, TableError
+from jaxgmm.table_columns import TableError
+from jaxgmm.tables import NEEDS_PYARROW
 
 Block = Sequence[np.ndarray]
 Writer = Callable[[BinaryIO, Sequence[str], Iterator[Block]], None]

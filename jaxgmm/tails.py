@@ -7,18 +7,17 @@ from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 
-from jaxgmm.conversion import as_float_array
-from jaxgmm.covariance import diagonal_of_factors
-from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import align, difference, einsum, square_root, varying
-from jaxgmm.validation import (
+from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
+from jaxgmm.arrays.numerics import align, difference, einsum, square_root, varying
+from jaxgmm.arrays.validation import (
     as_query,
     check_count,
     check_key,
     check_mixture,
     check_probability,
-    in_common_dtype,
 )
+from jaxgmm.covariance import diagonal_of_factors
+from jaxgmm.mixture import GaussianMixture
 
 # Weights, means and standard deviations of components over one feature: (K,) each.
 Line = tuple[Array, Array, Array]

@@ -11,17 +11,18 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays.host import is_concrete
+from jaxgmm.arrays.numerics import at_least, einsum, in_own_unit, logsumexp, varying
+from jaxgmm.arrays.validation import check_choice, check_fit_arguments
 from jaxgmm.coordinates import around, constrain, origin_of, unconstrain
 from jaxgmm.covariance import Spherical
 from jaxgmm.densities import log_density
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.numerics import at_least, einsum, in_own_unit, logsumexp, varying
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.steps import as_they_are
 from jaxgmm.structures import structure_named
-from jaxgmm.validation import check_choice, check_fit_arguments, is_concrete
 
 # Products with the curvature that are computed together.
 DIRECTIONS = 8

@@ -10,7 +10,8 @@ import pytest
 from helpers import array, assert_close, by_dtype, double
 
 import jaxgmm as jg
-from jaxgmm import conversion, quadratic
+from jaxgmm import quadratic
+from jaxgmm.arrays import host
 from jaxgmm.covariance import prepared
 from jaxgmm.expectation import APART_FROM, expect, expect_by_differences, most_apart
 from jaxgmm.frame import Rows, frame_of
@@ -155,7 +156,7 @@ def test_a_prior_is_added_to_components_apart(passes, rows):
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
 def test_the_objective_never_falls_while_a_component_is_apart(monkeypatch, covariance_type, rows):
-    monkeypatch.setattr(conversion, "SMALL", 0)
+    monkeypatch.setattr(host, "SMALL", 0)
     monkeypatch.setattr(quadratic, "SMALLEST_PASS", 0)
     z = rows.frame.read(rows.x, rows.weights)
     start = mixture_with(2, covariance_type, double(z))

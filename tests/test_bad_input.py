@@ -26,8 +26,9 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm.conversion import SMALL, as_float_array
-from jaxgmm.validation import check_data
+from jaxgmm.arrays.conversion import as_float_array
+from jaxgmm.arrays.host import SMALL
+from jaxgmm.arrays.validation import check_data
 
 X = blobs()
 
@@ -244,7 +245,7 @@ def test_half_precision_is_computed_in_float32(dtype):
 
 def test_double_precision_data_are_computed_in_double_or_say_so():
     """A13: while 64-bit mode is off, one warning in a program; never silently."""
-    from jaxgmm.conversion import _warn_computed_in_float32
+    from jaxgmm.arrays.conversion import _warn_computed_in_float32
 
     _warn_computed_in_float32.cache_clear()
     start = start_from_labels(X, "full")

@@ -25,7 +25,8 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import batching, blocks, budgets
+from jaxgmm import batching, blocks
+from jaxgmm.arrays import budgets
 from jaxgmm.fitting import problem_of_each
 from jaxgmm.loop import begin
 from jaxgmm.rounds import Problems, iterate_all

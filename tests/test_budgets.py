@@ -11,9 +11,10 @@ import pytest
 from helpers import DTYPE, D, N, array, assert_close, blobs, by_dtype, start_from_labels
 
 import jaxgmm as jg
-from jaxgmm import budgets, chunks, quadratic
-from jaxgmm.budgets import ACCELERATOR, CPU, budget, on_platform, platform_of
-from jaxgmm.chunks import chunk_size, map_over_chunks, rows_of_features, sum_over_chunks
+from jaxgmm import quadratic
+from jaxgmm.arrays import budgets, chunks
+from jaxgmm.arrays.budgets import ACCELERATOR, CPU, budget, on_platform, platform_of
+from jaxgmm.arrays.chunks import chunk_size, map_over_chunks, rows_of_features, sum_over_chunks
 from jaxgmm.programs import Program
 from jaxgmm.rounds import Rounds
 

@@ -22,8 +22,9 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import conversion, densities, frame
-from jaxgmm.chunks import sum_over_chunks
+from jaxgmm import densities, frame
+from jaxgmm.arrays import host
+from jaxgmm.arrays.chunks import sum_over_chunks
 from jaxgmm.initialization import STARTS, start_from
 from jaxgmm.problem import problem_of
 
@@ -39,7 +40,7 @@ def in_chunks():
         patch.setattr(frame, "chunk_size", seven)
         patch.setattr(densities, "chunk_size", seven)
         # Rows of a number that no other test has, so that nothing is compiled yet.
-        patch.setattr(conversion, "SMALL", 0)
+        patch.setattr(host, "SMALL", 0)
         return fit_and_densities(N + 5)
 
 

@@ -20,8 +20,9 @@ from helpers import (
 
 import jaxgmm as jg
 import jaxgmm.fitting
-from jaxgmm import conversion, quadratic
-from jaxgmm.padding import padded_rows
+from jaxgmm import quadratic
+from jaxgmm.arrays import host
+from jaxgmm.arrays.padding import padded_rows
 
 
 def is_program(value):
@@ -192,7 +193,7 @@ def test_padding_changes_no_fit(key, monkeypatch):
     x = array(blobs()[:70])
     options = {"covariance_type": "diag", "max_iter": 21}
     filled = jg.fit(key, x, K, **options)
-    monkeypatch.setattr(conversion, "SMALL", 0)
+    monkeypatch.setattr(host, "SMALL", 0)
     plain = jg.fit(key, x, K, **options)
     assert abs(int(filled.n_iter) - int(plain.n_iter)) <= 1
     assert_same_mixture(filled.mixture, plain.mixture)

@@ -10,7 +10,8 @@ import pytest
 from helpers import DOUBLE, DTYPE, blobs
 
 import jaxgmm as jg
-from jaxgmm.conversion import SMALL, _own_copy, _warn_computed_in_float32, as_float_array, from_host
+from jaxgmm.arrays.conversion import _own_copy, _warn_computed_in_float32, as_float_array
+from jaxgmm.arrays.host import SMALL, from_host
 
 X = blobs()
 

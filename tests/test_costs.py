@@ -9,7 +9,7 @@ from jax.extend.core import jaxprs_in_params
 
 import jaxgmm as jg
 from jaxgmm.acceleration import metric
-from jaxgmm.chunks import LARGEST_CHUNK, chunk_size, rows_of_features
+from jaxgmm.arrays.chunks import LARGEST_CHUNK, chunk_size, rows_of_features
 from jaxgmm.convergence import expected_gain
 from jaxgmm.covariance import average, kl_between_covariances, precision_diagonal, variances
 from jaxgmm.diagnosis import degenerate_components

@@ -7,8 +7,8 @@ import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
 
 import jaxgmm as jg
+from jaxgmm.arrays.numerics import cholesky, log_softmax, logsumexp
 from jaxgmm.covariance import kl_between_covariances, precision, precision_diagonal
-from jaxgmm.numerics import cholesky, log_softmax, logsumexp
 from jaxgmm.structures import STRUCTURES, covariance_type_of
 
 N_COMPONENTS, N_FEATURES = 3, 4

@@ -18,9 +18,9 @@ from helpers import (
 
 import jaxgmm as jg
 from jaxgmm import quadratic
+from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.curvature import View, newton
 from jaxgmm.expectation import total_log_prob
-from jaxgmm.krylov import conjugate_residuals
 from jaxgmm.problem import problem_of
 from jaxgmm.steps import tilt
 

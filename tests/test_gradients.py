@@ -22,7 +22,7 @@ from helpers import (
 from jax.test_util import check_grads
 
 import jaxgmm as jg
-from jaxgmm.krylov import conjugate_residuals
+from jaxgmm.arrays.krylov import conjugate_residuals
 
 RNG = np.random.default_rng(7)
 BLOBS = np.concatenate([RNG.normal(size=(25, 2)), RNG.normal(size=(25, 2)) * [1.0, 0.5] + 3.0])

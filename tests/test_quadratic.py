@@ -27,8 +27,9 @@ from helpers import (
 from jax.extend.core import jaxprs_in_params
 
 import jaxgmm as jg
-from jaxgmm import budgets, conversion, quadratic
-from jaxgmm.budgets import on_platform
+from jaxgmm import quadratic
+from jaxgmm.arrays import budgets, host
+from jaxgmm.arrays.budgets import on_platform
 from jaxgmm.expectation import collect, collect_partition, expect_by_differences
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.kmeans import Nearest
@@ -188,7 +189,7 @@ def by_products():
     # Rows of a number that no other test has, so that nothing is compiled yet.
     x, weights = padded(blobs(), n_rows=N + 7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "SMALL", 0)
+        patch.setattr(host, "SMALL", 0)
         patch.setattr(quadratic, "SMALLEST_PASS", 0)
         patch.setattr(quadratic, "rows_of_features", lambda x, n_features, n_components: 7)
         fits = {name: jg.em(start, x, weights=weights, tol=TIGHT) for name, start in starts.items()}

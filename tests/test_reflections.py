@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
 
-from jaxgmm.reflections import PANEL, factor_of_root
+from jaxgmm.arrays.reflections import PANEL, factor_of_root
 
 SHAPES = [(1, 1), (2, 4), (7, 9), (PANEL, PANEL), (PANEL + 1, 40), (2 * PANEL + 5, 3 * PANEL)]
 

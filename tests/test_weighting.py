@@ -9,7 +9,7 @@ import pytest
 from helpers import DTYPE, K, N, array, assert_close, blobs, by_dtype, double, em, start_from_labels
 
 import jaxgmm as jg
-from jaxgmm.numerics import in_own_unit
+from jaxgmm.arrays.numerics import in_own_unit
 
 WEIGHTS = double(array(np.random.default_rng(3).uniform(0.5, 1.0, size=N)))
 FURTHEST = by_dtype(2.0**123, 2.0**1020)

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax import Array
 
+from jaxgmm.arrays.host import from_host
+from jaxgmm.arrays.padding import padded_rows, with_rows
 from jaxgmm.command_line.checks import check_places
 from jaxgmm.command_line.data import (
     blocks_for,
@@ -26,12 +28,11 @@ from jaxgmm.command_line.plan import Part, joined, planned
 from jaxgmm.command_line.reports import model_report, report, score_report, size_report
 from jaxgmm.criteria import n_parameters
 from jaxgmm.mixture import GaussianMixture
-from jaxgmm.padding import padded_rows, with_rows
 from jaxgmm.selection import Selection, select
 from jaxgmm.storage import save
+from jaxgmm.table_columns import numbered
 from jaxgmm.table_writing import Block, write_blocks, write_text, writer_for
-from jaxgmm.tables import BLOCK_ROWS, numbered
-from jaxgmm.validation import from_host
+from jaxgmm.tables import BLOCK_ROWS
 
 TOL = 1e-8
 MAX_ITER = 5000

@@ -15,15 +15,8 @@ from jaxgmm.mixture import GaussianMixture
 from jaxgmm.redundancy import described, redundant_features
 from jaxgmm.storage import as_arrays, check_parameters, load
 from jaxgmm.structures import STRUCTURES
-from jaxgmm.tables import (
-    MissingValueError,
-    NotANumberError,
-    TableError,
-    numbered,
-    old_faithful,
-    read_blocks,
-    read_table,
-)
+from jaxgmm.table_columns import MissingValueError, NotANumberError, TableError, numbered
+from jaxgmm.tables import old_faithful, read_blocks, read_table
 
 
 def table_to_fit(options: argparse.Namespace) -> tuple[list[str], np.ndarray]:

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jaxgmm.algebra import marginal, regress
+from jaxgmm.arrays.validation import check_count, check_known, check_mixture, check_number
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.plot.components import components_of
 from jaxgmm.plot.drawing import (
@@ -24,7 +25,6 @@ from jaxgmm.plot.drawing import (
 )
 from jaxgmm.results import FitResult
 from jaxgmm.selection import Selection, is_healthy
-from jaxgmm.validation import check_count, check_known, check_mixture, check_number
 
 
 def criterion(selection: Selection, ax: Axes | None = None) -> Axes:

@@ -9,9 +9,9 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
+from jaxgmm.arrays.validation import check_known, check_mixture
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.plot.components import Components, components_of
-from jaxgmm.validation import check_known, check_mixture
 
 CONTOUR_MASSES = (0.25, 0.5, 0.75, 0.95)
 MAX_POINTS = 10_000

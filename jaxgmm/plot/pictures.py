@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxgmm.arrays.validation import check_count, check_known, check_mixture
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.plot.components import Components, components_of, density_levels
 from jaxgmm.plot.drawing import (
@@ -27,7 +28,6 @@ from jaxgmm.plot.drawing import (
     plane_of,
 )
 from jaxgmm.storage import written_atomically
-from jaxgmm.validation import check_count, check_known, check_mixture
 
 FORMATS = ("png", "pdf", "svg", "jpg")
 

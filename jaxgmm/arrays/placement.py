@@ -1,14 +1,11 @@
 """Where arrays are, and how long they may be, known before anything is compiled or copied."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
 
-from jaxgmm.budgets import default_platform
-from jaxgmm.chunks import chunk_size
+from jaxgmm.arrays.chunks import chunk_size
 
 # Numbers of rows are 32-bit integers.
 MOST_ROWS = 2**31 - 1
@@ -82,25 +79,3 @@ def check_points(name: str, array: Any, numbers_per_point: int) -> None:
             f"{name} is split over devices, each of which would gather all of it; ask for each "
             "one's own points inside jax.shard_map, and add what is a sum by psum"
         )
-
-
-def on_host(*arrays: Any) -> bool:
-    """Whether NumPy can read arrays of known values without a transfer."""
-    devices: set[jax.Device] = set()
-    for array in arrays:
-        devices |= array.sharding.device_set if isinstance(array, jax.Array) else set()
-    return all(device.platform == "cpu" for device in devices)
-
-
-@contextmanager
-def made_on_host() -> Iterator[None]:
-    """Within, arrays are made where NumPy can read them without a transfer, if JAX has a CPU."""
-    if default_platform() == "cpu":
-        yield
-        return
-    try:
-        host = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        host = None
-    with jax.default_device(host):
-        yield

@@ -7,8 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgmm.placement import on_host
-from jaxgmm.validation import chosen_device, from_host, is_concrete, is_small, unit_weights
+from jaxgmm.arrays.host import (
+    chosen_device,
+    from_host,
+    is_concrete,
+    is_small,
+    on_host,
+    unit_weights,
+)
 
 SMALLEST = 64
 

@@ -12,22 +12,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.conversion import as_float_array, from_host, is_concrete, is_small
-from jaxgmm.placement import check_points, check_whole
-
-
-def chosen_device(*arrays: Any) -> jax.Device | None:
-    """The one device that arrays of known values were committed to; None for none or several."""
-    committed = [array for array in arrays if getattr(array, "committed", False)]
-    devices = set().union(*(array.sharding.device_set for array in committed))
-    return devices.pop() if len(devices) == 1 else None
-
-
-def unit_weights(x: Array) -> Array:
-    """(N,) ones, for x (N, D)."""
-    if is_concrete(x) and is_small(x):
-        return from_host(np.ones(x.shape[0], x.dtype))
-    return jnp.ones(x.shape[0], x.dtype)
+from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
+from jaxgmm.arrays.host import is_concrete, is_small, unit_weights
+from jaxgmm.arrays.placement import check_points, check_whole
 
 
 def as_query(mixture: Any, x: ArrayLike) -> tuple[Any, Array]:
@@ -45,12 +32,6 @@ def as_query(mixture: Any, x: ArrayLike) -> tuple[Any, Array]:
         )
     check_points("x", x, mixture.n_components * mixture.n_features)
     return in_common_dtype(mixture, x)
-
-
-def in_common_dtype(*trees: Any) -> tuple[Any, ...]:
-    """The trees with all floating leaves in the widest of their dtypes; None stays None."""
-    dtype = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(trees)))
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), trees)
 
 
 def check_mixture(mixture: Any) -> None:

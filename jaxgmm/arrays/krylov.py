@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.numerics import einsum, in_own_unit, varying
+from jaxgmm.arrays.numerics import einsum, in_own_unit, varying
 
 MAX_PRODUCTS = 500
 N_DIRECTIONS = 30

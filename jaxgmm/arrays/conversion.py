@@ -12,33 +12,15 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.columns import column_as_numpy, is_column, is_table, numbers_of_objects, table_as_numpy
-from jaxgmm.placement import check_length
-
-SMALL = 2**17
-
-
-def is_small(array: Array | np.ndarray) -> bool:
-    """Whether an array may be copied and gone through on the host without a thought."""
-    return array.size <= SMALL
-
-
-def is_concrete(*arrays: Any) -> bool:
-    """Whether all values are known, that is, none is being traced."""
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
-
-
-def from_host(array: np.ndarray, device: jax.Device | None = None) -> Array:
-    """A NumPy array that nobody else holds, as JAX's, which may share its memory.
-
-    `jnp.asarray` would copy it, by a program that is compiled for each shape.
-
-    Args:
-        array: any.
-        device: where to, if that was chosen.
-    """
-    with jax.ensure_compile_time_eval():
-        return jax.device_put(array, device)
+from jaxgmm.arrays.columns import (
+    column_as_numpy,
+    is_column,
+    is_table,
+    numbers_of_objects,
+    table_as_numpy,
+)
+from jaxgmm.arrays.host import from_host, is_concrete, is_small
+from jaxgmm.arrays.placement import check_length
 
 
 def as_float_array(name: str, value: ArrayLike) -> Array:
@@ -208,3 +190,9 @@ def _level_of_caller() -> int:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "jaxgmm":
         frame, level = frame.f_back, level + 1
     return level
+
+
+def in_common_dtype(*trees: Any) -> tuple[Any, ...]:
+    """The trees with all floating leaves in the widest of their dtypes; None stays None."""
+    dtype = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(trees)))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), trees)

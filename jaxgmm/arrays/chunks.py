@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from jaxgmm import budgets
-from jaxgmm.budgets import Budget, budget, by_platform
-from jaxgmm.numerics import varying
+from jaxgmm.arrays import budgets
+from jaxgmm.arrays.budgets import Budget, budget, by_platform
+from jaxgmm.arrays.numerics import varying
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.numerics import FEW, align, contract, inverse_of_lower
+from jaxgmm.arrays.numerics import FEW, align, contract, inverse_of_lower
 
 # So many rows are reflected one after the other before the rows below follow, by products.
 PANEL = 16
