@@ -19,9 +19,9 @@ from jaxgmm.combination import reduce
 from jaxgmm.coordinates import Coordinates
 from jaxgmm.coordinates import constrain
 from jaxgmm.coordinates import unconstrain
-from jaxgmm.covariance import Diagonal
-from jaxgmm.covariance import Full
-from jaxgmm.covariance import Spherical
+from jaxgmm.covariances.storage import Diagonal
+from jaxgmm.covariances.storage import Full
+from jaxgmm.covariances.storage import Spherical
 from jaxgmm.criteria import aic
 from jaxgmm.criteria import bic
 from jaxgmm.criteria import icl

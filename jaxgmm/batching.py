@@ -23,7 +23,7 @@ from jaxgmm.arrays.padding import padded_rows, with_rows
 from jaxgmm.arrays.placement import check_models, check_whole
 from jaxgmm.arrays.validation import check_choice, check_count, check_key, check_n_components
 from jaxgmm.blocks import fit_blocks
-from jaxgmm.covariance import Diagonal, Full, Spherical
+from jaxgmm.covariances.storage import Diagonal, Full, Spherical
 from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
 from jaxgmm.mixture import GaussianMixture

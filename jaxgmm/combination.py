@@ -11,7 +11,7 @@ from jax import Array, lax
 from jaxgmm.arrays.numerics import einsum, log_softmax, square_root, varying
 from jaxgmm.arrays.reflections import factor_of_root
 from jaxgmm.arrays.validation import check_count, check_mixture
-from jaxgmm.covariance import (
+from jaxgmm.covariances.storage import (
     Covariance,
     Diagonal,
     Full,

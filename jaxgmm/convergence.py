@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgmm.arrays.numerics import at_least
-from jaxgmm.covariance import inverse_correlation_trace, kl_between_covariances
+from jaxgmm.covariances.storage import inverse_correlation_trace, kl_between_covariances
 from jaxgmm.mixture import GaussianMixture
 
 HORIZONS = 4

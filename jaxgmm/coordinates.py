@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxgmm.arrays.numerics import einsum, inverse_of_lower, log_softmax
 from jaxgmm.arrays.validation import check_mixture
-from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
+from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.statistics import SufficientStatistics
 

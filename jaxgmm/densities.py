@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jaxgmm.arrays.chunks import chunk_size, map_over_chunks
 from jaxgmm.arrays.numerics import agreed, at_most, einsum, log_softmax, logsumexp
-from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
+from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
 from jaxgmm.programs import PlatformProgram
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.arrays.numerics import is_positive_definite, smallest_variance
-from jaxgmm.covariance import (
+from jaxgmm.covariances.storage import (
     Full,
     kl_between_covariances,
     pick,

@@ -17,7 +17,7 @@ from jaxgmm.arrays.numerics import (
     varying,
     weighted_sum,
 )
-from jaxgmm.covariance import pick
+from jaxgmm.covariances.storage import pick
 from jaxgmm.densities import log_density
 from jaxgmm.frame import Rows, chunk_of
 from jaxgmm.mixture import GaussianMixture

@@ -20,6 +20,7 @@ from jaxgmm.arrays.validation import (
     check_key,
     check_n_components,
 )
+from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.frame import Rows
 from jaxgmm.initialization import STARTS, as_given, least_rows, start_from
 from jaxgmm.loop import em
@@ -31,7 +32,6 @@ from jaxgmm.results import FitResult
 from jaxgmm.rounds import Problems, in_blocks, slots_for
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps import stored_as
-from jaxgmm.structures import Form
 from jaxgmm.weighting import in_unit_of_weights
 
 
@@ -169,7 +169,7 @@ def fit_all(
     init: str,
     n_init: int,
     settings: Settings,
-    form: Form | None = None,
+    form: TracedStructure | None = None,
 ) -> FitResult:
     """`fit` for M models and arguments known to be good.
 
@@ -232,12 +232,12 @@ def problem_of_each(
     reg_covar: ArrayLike,
     active: Array,
     settings: Settings,
-    form: Form | None = None,
+    form: TracedStructure | None = None,
 ) -> Problem:
     """The problem that all models have, or those of all, with a leading axis; see `fit_all`."""
     n_models, n_components = active.shape
 
-    def of_data(x: Array, weights: Array, form: Form | None) -> Problem:
+    def of_data(x: Array, weights: Array, form: TracedStructure | None) -> Problem:
         return problem_of(x, weights, reg_covar, n_components, settings.covariance_type, form)
 
     if x.ndim == 2 and weights.ndim == 1 and form is None:

@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from jaxgmm.arrays.chunks import ChunkRows, chunk_size, largest_over_chunks, sum_over_chunks
 from jaxgmm.arrays.numerics import einsum
-from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
+from jaxgmm.covariances.storage import rescale, within
 from jaxgmm.mixture import GaussianMixture
 
 T = TypeVar("T")
@@ -130,32 +130,6 @@ def chunk_of(array: Array, numbers: Array, weights: Array) -> Array:
     """
     found = lax.dynamic_slice_in_dim(array, numbers[0], numbers.size)
     return jnp.where(weights[:, None] != 0, found, 0)
-
-
-def rescale(covariance: Covariance, factor: Array) -> Covariance:
-    """The covariance of `factor · x`; for a spherical one all factors are equal.
-
-    Args:
-        covariance: of x.
-        factor: (D,).
-    """
-    match covariance:
-        case Full(scale_tril):
-            return Full(factor[None, :, None] * scale_tril)
-        case Diagonal(scale):
-            return Diagonal(factor[None] * scale)
-        case Spherical(scale):
-            return Spherical(factor[0] * scale)
-
-
-def within(covariance: Covariance, most: float) -> Covariance:
-    """The covariance with standard deviations, or pivots, from 1 / most to most."""
-    match covariance:
-        case Full(scale_tril):
-            diagonal = jnp.eye(scale_tril.shape[-1], dtype=bool)[None]
-            return Full(jnp.clip(scale_tril, jnp.where(diagonal, 1 / most, -most), most))
-        case _:
-            return jax.tree.map(lambda scale: jnp.clip(scale, 1 / most, most), covariance)
 
 
 def largest_distance(x: Array, weights: Array, center: Array) -> Array:

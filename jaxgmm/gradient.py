@@ -15,7 +15,7 @@ from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import check_count, check_fit_arguments, check_key
 from jaxgmm.convergence import Progress
 from jaxgmm.coordinates import Coordinates, around, origin_of
-from jaxgmm.covariance import precision, precision_diagonal
+from jaxgmm.covariances.storage import precision, precision_diagonal
 from jaxgmm.curvature import View
 from jaxgmm.densities import log_normalizer
 from jaxgmm.frame import Rows

@@ -10,13 +10,14 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from jaxgmm.arrays.numerics import varying
+from jaxgmm.covariances.structures import structure_named
+from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.expectation import collect, collect_partition
 from jaxgmm.frame import Rows
 from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize, means_of
-from jaxgmm.structures import Form, structure_named
 
 Responsibilities = Callable[[Array, Array], Array]
 
@@ -127,7 +128,7 @@ STARTS: dict[str, Callable[[Array, Rows, Array, Array], Responsibilities]] = {
 }
 
 
-def least_rows(covariance_type: str, form: Form | None, n_features: int) -> Array:
+def least_rows(covariance_type: str, form: TracedStructure | None, n_features: int) -> Array:
     """How many rows a part of a partition must have, so that a component may start from it: ().
 
     Twice as many as it takes to have a covariance of its own, or one where all have the same.
@@ -150,7 +151,7 @@ def start_from(
     active: Array,
     covariance_type: str,
     regularization: Array,
-    form: Form | None = None,
+    form: TracedStructure | None = None,
     *,
     lend: bool,
 ) -> GaussianMixture:

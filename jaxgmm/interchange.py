@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgmm.arrays.validation import check_known, check_mixture
-from jaxgmm.covariance import Diagonal, Full, Spherical, factors
+from jaxgmm.covariances.storage import Diagonal, Full, Spherical, factors
 from jaxgmm.mixture import GaussianMixture
 
 # Types that scikit-learn has, too; the others are stored as tied ones there.

@@ -16,8 +16,8 @@ from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import einsum
 from jaxgmm.arrays.validation import as_query, check_count, check_flag, check_key, check_mixture
-from jaxgmm.covariance import Covariance, average, precision
-from jaxgmm.structures import covariance_type_of, structure_named
+from jaxgmm.covariances.storage import Covariance, average, precision
+from jaxgmm.covariances.structures import covariance_type_of, structure_named
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from jaxgmm.arrays.conversion import in_common_dtype
 from jaxgmm.arrays.numerics import at_least, einsum
 from jaxgmm.arrays.reflections import factor_of_root
 from jaxgmm.arrays.validation import check_mixture
-from jaxgmm.covariance import (
+from jaxgmm.covariances.storage import (
     Covariance,
     Diagonal,
     Full,

@@ -8,14 +8,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import at_least, smallest_variance
-from jaxgmm.covariance import prepared
+from jaxgmm.covariances.storage import prepared
+from jaxgmm.covariances.structures import structure_named
+from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.expectation import expect
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.quadratic import Reach, reach_of
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import tilt
-from jaxgmm.structures import Form, structure_named
 
 
 class Problem(NamedTuple):
@@ -31,7 +32,7 @@ class Problem(NamedTuple):
     rows: Rows
     regularization: Array
     reach: Reach | None
-    form: Form | None
+    form: TracedStructure | None
 
     def expect(
         self,
@@ -57,7 +58,7 @@ def problem_of(
     reg_covar: ArrayLike,
     n_components: int,
     covariance_type: str,
-    form: Form | None = None,
+    form: TracedStructure | None = None,
 ) -> Problem:
     """Data in the coordinates that a covariance type allows, with their regularization."""
     structure = structure_named(covariance_type)

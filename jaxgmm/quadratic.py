@@ -26,12 +26,12 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.chunks import rows_of_features
 from jaxgmm.arrays.numerics import at_least, contract, einsum, shifted_exponentials, weighted_sum
-from jaxgmm.covariance import Full, precision, precision_diagonal
+from jaxgmm.covariances.storage import Full, precision, precision_diagonal
+from jaxgmm.covariances.structures import Structure
 from jaxgmm.densities import log_normalizer
 from jaxgmm.frame import Rows, chunk_of, largest_distance
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.structures import Structure
 
 # With fewer products than this, counts included, a pass is too short for a second one to be worth
 # compiling.

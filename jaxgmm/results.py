@@ -11,7 +11,7 @@ from jax import Array
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.validation import check_known
 from jaxgmm.convergence import CONFIRMATIONS
-from jaxgmm.covariance import Diagonal, Full
+from jaxgmm.covariances.storage import Diagonal, Full
 from jaxgmm.mixture import GaussianMixture, pick
 
 

@@ -10,7 +10,7 @@ from jax.scipy.stats import norm
 
 from jaxgmm.arrays.chunks import map_over_chunks
 from jaxgmm.arrays.numerics import einsum, inverse_of_lower, log_softmax, varying
-from jaxgmm.covariance import Covariance, Full, diagonal_of_factors, pick, prepared
+from jaxgmm.covariances.storage import Covariance, Full, diagonal_of_factors, pick, prepared
 
 Parameters = tuple[Array, Array, Covariance]
 

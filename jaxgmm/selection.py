@@ -23,6 +23,7 @@ from jaxgmm.arrays.validation import (
     check_n_components,
 )
 from jaxgmm.batching import check_batch
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.criteria import criteria_of, free_parameters
 from jaxgmm.initialization import STARTS
 from jaxgmm.redundancy import warn_of_redundancy
@@ -30,7 +31,6 @@ from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import at
 from jaxgmm.settings import check_reg_covar, check_tol
 from jaxgmm.steps import stored_as
-from jaxgmm.structures import STRUCTURES
 from jaxgmm.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
 from jaxgmm.weighting import in_unit_of_weights
 

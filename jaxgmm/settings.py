@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxgmm.acceleration import METHODS
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.validation import check_choice, check_count, check_flag, check_number
-from jaxgmm.structures import structure_named
+from jaxgmm.covariances.structures import structure_named
 
 ADJOINTS = ("implicit", "one_step", "unroll")
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgmm.arrays.numerics import logsumexp
-from jaxgmm.covariance import pick
+from jaxgmm.covariances.storage import pick
 from jaxgmm.mixture import GaussianMixture
 
 

@@ -20,14 +20,15 @@ from jaxgmm.arrays.validation import (
     check_fit_arguments,
     check_mixture,
 )
-from jaxgmm.covariance import Spherical, precision_diagonal, unprepared
+from jaxgmm.covariances.storage import Spherical, precision_diagonal, unprepared
+from jaxgmm.covariances.structures import Structure, structure_named
+from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.expectation import collect, expect
 from jaxgmm.frame import Frame, Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.quadratic import reach_of
 from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.structures import Form, Structure, structure_named
 
 
 def e_step(
@@ -226,7 +227,7 @@ def maximize(
     covariance_type: str,
     previous: GaussianMixture | None,
     regularization: Array,
-    form: Form | None = None,
+    form: TracedStructure | None = None,
 ) -> GaussianMixture:
     """`m_step` for arguments known to be good.
 

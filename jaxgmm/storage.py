@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgmm.arrays.validation import check_known
-from jaxgmm.covariance import Covariance, Diagonal, Full, Spherical
+from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
 from jaxgmm.mixture import GaussianMixture
 
 FORMAT, FORMAT_WITH_NAMES = "jaxgmm mixture 1", "jaxgmm mixture 2"

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxgmm.blocks import fit_blocks
+from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.criteria import log_certainty
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.fitting import fit_all
@@ -17,7 +18,6 @@ from jaxgmm.results import FitResult
 from jaxgmm.rounds import at, in_blocks, slots_for
 from jaxgmm.settings import Settings
 from jaxgmm.steps import as_they_are
-from jaxgmm.structures import Form
 
 # Compiling takes seconds. With at most so many numbers in a pass over the data, fits with any
 # number of components are made by one program; with fewer, those of all types are.
@@ -120,7 +120,9 @@ def fit_group(
             kept,
             np.arange(group.padded_size) < counts[:, None],
             *numbers,
-            Form.of([model.covariance_type for model in models]) if own_type is None else None,
+            TracedStructure.of([model.covariance_type for model in models])
+            if own_type is None
+            else None,
         ),
         (True, x.ndim == 3, weights.ndim == 2, True, True, False, False, True),
         len(models),
@@ -141,7 +143,7 @@ def _fit_each(
     active: Array,
     tol: Array,
     reg_covar: Array,
-    form: Form | None,
+    form: TracedStructure | None,
     n_wanted: Array,
     init: str,
     n_init: int,

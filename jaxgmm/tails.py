@@ -16,7 +16,7 @@ from jaxgmm.arrays.validation import (
     check_mixture,
     check_probability,
 )
-from jaxgmm.covariance import diagonal_of_factors
+from jaxgmm.covariances.storage import diagonal_of_factors
 from jaxgmm.mixture import GaussianMixture
 
 # Weights, means and standard deviations of components over one feature: (K,) each.

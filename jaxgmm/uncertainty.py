@@ -15,14 +15,14 @@ from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import at_least, einsum, in_own_unit, logsumexp, varying
 from jaxgmm.arrays.validation import check_choice, check_fit_arguments
 from jaxgmm.coordinates import around, constrain, origin_of, unconstrain
-from jaxgmm.covariance import Spherical
+from jaxgmm.covariances.storage import Spherical
+from jaxgmm.covariances.structures import structure_named
 from jaxgmm.densities import log_density
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.steps import as_they_are
-from jaxgmm.structures import structure_named
 
 # Products with the curvature that are computed together.
 DIRECTIONS = 8

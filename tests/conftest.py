@@ -17,7 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import pytest
 
-from jaxgmm.structures import STRUCTURES
+from jaxgmm.covariances.structures import STRUCTURES
 
 MOST_MAPS = 40_000
 

@@ -5,7 +5,7 @@ import numpy as np
 import oracle
 
 import jaxgmm as jg
-from jaxgmm.structures import STRUCTURES
+from jaxgmm.covariances.structures import STRUCTURES
 
 DTYPE = jnp.dtype(jnp.result_type(float))
 EPS = float(jnp.finfo(DTYPE).eps)

@@ -12,11 +12,11 @@ from helpers import array, assert_close, by_dtype, double
 import jaxgmm as jg
 from jaxgmm import quadratic
 from jaxgmm.arrays import host
-from jaxgmm.covariance import prepared
+from jaxgmm.covariances.storage import prepared
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.expectation import APART_FROM, expect, expect_by_differences, most_apart
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.quadratic import expect_by_products, is_accurate, reach_of
-from jaxgmm.structures import STRUCTURES
 
 # As few components as have a part of them apart, of which so many fit into it.
 N, D, K = 600, 2, APART_FROM

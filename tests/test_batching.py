@@ -27,11 +27,11 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm import batching, blocks
 from jaxgmm.arrays import budgets
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.fitting import problem_of_each
 from jaxgmm.loop import begin
 from jaxgmm.rounds import Problems, iterate_all
 from jaxgmm.settings import check_settings
-from jaxgmm.structures import STRUCTURES
 
 TOL = by_dtype(1e-4, 1e-8)
 BOUND = by_dtype(0.1, 2e-3)

@@ -11,7 +11,12 @@ import jaxgmm as jg
 from jaxgmm.acceleration import metric
 from jaxgmm.arrays.chunks import LARGEST_CHUNK, chunk_size, rows_of_features
 from jaxgmm.convergence import expected_gain
-from jaxgmm.covariance import average, kl_between_covariances, precision_diagonal, variances
+from jaxgmm.covariances.storage import (
+    average,
+    kl_between_covariances,
+    precision_diagonal,
+    variances,
+)
 from jaxgmm.diagnosis import degenerate_components
 from jaxgmm.steps import stored_as, tilt
 

@@ -8,8 +8,8 @@ from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
 
 import jaxgmm as jg
 from jaxgmm.arrays.numerics import cholesky, log_softmax, logsumexp
-from jaxgmm.covariance import kl_between_covariances, precision, precision_diagonal
-from jaxgmm.structures import STRUCTURES, covariance_type_of
+from jaxgmm.covariances.storage import kl_between_covariances, precision, precision_diagonal
+from jaxgmm.covariances.structures import STRUCTURES, covariance_type_of
 
 N_COMPONENTS, N_FEATURES = 3, 4
 

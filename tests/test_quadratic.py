@@ -30,6 +30,7 @@ import jaxgmm as jg
 from jaxgmm import quadratic
 from jaxgmm.arrays import budgets, host
 from jaxgmm.arrays.budgets import on_platform
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.expectation import collect, collect_partition, expect_by_differences
 from jaxgmm.frame import Rows, frame_of
 from jaxgmm.kmeans import Nearest
@@ -42,7 +43,6 @@ from jaxgmm.quadratic import (
     linear_form,
 )
 from jaxgmm.steps import maximize
-from jaxgmm.structures import STRUCTURES
 
 
 def rows_of(x, weights, isotropic):

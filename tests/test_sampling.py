@@ -12,8 +12,8 @@ from jax.flatten_util import ravel_pytree
 import jaxgmm as jg
 from jaxgmm import sampling
 from jaxgmm.coordinates import Coordinates
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.sampling import COMPARED, draw_labels
-from jaxgmm.structures import STRUCTURES
 
 N_DRAWS = 20_000
 

@@ -22,8 +22,9 @@ from helpers import (
 import jaxgmm as jg
 import jaxgmm.selection
 from jaxgmm import sweeps
+from jaxgmm.covariances.structures import STRUCTURES
+from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.selection import ROW, ROW_WITH_FOLDS, Selection, ranking, winning_row
-from jaxgmm.structures import STRUCTURES, Form
 from jaxgmm.sweeps import kept_in_folds
 
 WEIGHTS = np.arange(N) % 4.0
@@ -300,7 +301,7 @@ def test_covariance_types_as_data_are_estimated_alike(covariance_type):
     structure = STRUCTURES[covariance_type]
     own = scatter if structure.full_second_moment else jnp.diagonal(scatter, axis1=1, axis2=2)
     expected = structure.estimate(count, own, regularization).dense(D)
-    form = jax.tree.map(lambda flags: flags[0], Form.of([covariance_type]))
+    form = jax.tree.map(lambda flags: flags[0], TracedStructure.of([covariance_type]))
     actual = form.estimate(count, scatter, regularization).dense(D)
     assert_close(actual, np.broadcast_to(expected, actual.shape))
 

@@ -23,8 +23,8 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm.covariance import prepared
-from jaxgmm.structures import STRUCTURES
+from jaxgmm.covariances.storage import prepared
+from jaxgmm.covariances.structures import STRUCTURES
 
 RELATIVE = by_dtype(3e-5, 1e-11)
 WEIGHTS = double(array(np.random.default_rng(3).uniform(0, 2, size=N)))

@@ -23,7 +23,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm.structures import STRUCTURES
+from jaxgmm.covariances.structures import STRUCTURES
 
 N_STARTS = 20
 

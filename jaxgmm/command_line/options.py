@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxgmm import __version__
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.selection import CRITERIA
-from jaxgmm.structures import STRUCTURES
 
 EPILOG = """\
 FILE is CSV (with or without a header, compressed or not), NPY or Parquet; without one, the

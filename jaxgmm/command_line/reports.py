@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from jaxgmm.command_line.messages import counted, listed, printable, shown
-from jaxgmm.covariance import Full, variances
+from jaxgmm.covariances.storage import Full, variances
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.criteria import criteria_of, n_parameters
 from jaxgmm.mixture import GaussianMixture
 from jaxgmm.results import FitResult, Status
 from jaxgmm.selection import Selection
-from jaxgmm.structures import STRUCTURES
 
 LARGEST_MATRIX = 8
 MOST_FEATURES = 50

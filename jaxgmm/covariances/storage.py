@@ -239,3 +239,29 @@ def kl_between_covariances(new: Covariance, old: Covariance, n_features: int) ->
             diagonal = (first - second) / second
             square = jnp.sum(diagonal**2, axis=1)
     return square / 2 + jnp.sum(diagonal - jnp.log1p(diagonal), axis=1)
+
+
+def rescale(covariance: Covariance, factor: Array) -> Covariance:
+    """The covariance of `factor · x`; for a spherical one all factors are equal.
+
+    Args:
+        covariance: of x.
+        factor: (D,).
+    """
+    match covariance:
+        case Full(scale_tril):
+            return Full(factor[None, :, None] * scale_tril)
+        case Diagonal(scale):
+            return Diagonal(factor[None] * scale)
+        case Spherical(scale):
+            return Spherical(factor[0] * scale)
+
+
+def within(covariance: Covariance, most: float) -> Covariance:
+    """The covariance with standard deviations, or pivots, from 1 / most to most."""
+    match covariance:
+        case Full(scale_tril):
+            diagonal = jnp.eye(scale_tril.shape[-1], dtype=bool)[None]
+            return Full(jnp.clip(scale_tril, jnp.where(diagonal, 1 / most, -most), most))
+        case _:
+            return jax.tree.map(lambda scale: jnp.clip(scale, 1 / most, most), covariance)

@@ -1,0 +1,61 @@
+"""Covariances from sufficient statistics: the M-step of each covariance type.
+
+All are called with count: (K,) positive; scatter: (K, D, D) or (K, D), sums of squares about the
+components' new means; regularization: (D,) variances that every row brings along.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxgmm.arrays.host import is_concrete
+from jaxgmm.arrays.numerics import at_least, cholesky, is_positive_definite
+from jaxgmm.covariances.storage import Diagonal, Full, Spherical
+
+
+def root_of_matrices(covariances: Array) -> Array:
+    """Cholesky factors (..., D, D), NaN where a matrix isn't positive definite.
+
+    LAPACK is faster for large matrices, but in a program, and for its derivatives, must not be
+    called for batches, see `reflections.py`.
+    """
+    if is_concrete(covariances):
+        # Known values inside of somebody's trace, too, are factorized by a program of their own.
+        with jax.ensure_compile_time_eval():
+            return jnp.linalg.cholesky(covariances)
+    symmetric = (covariances + jnp.swapaxes(covariances, -1, -2)) / 2
+    is_good = is_positive_definite(symmetric)[..., None, None]
+    return jnp.where(is_good, cholesky(symmetric), jnp.nan)
+
+
+def full(count: Array, scatter: Array, regularization: Array) -> Full:
+    """Each component its own covariance."""
+    covariance = scatter / count[:, None, None] + jnp.diag(regularization)[None]
+    return Full(cholesky(covariance))
+
+
+def tied(count: Array, scatter: Array, regularization: Array) -> Full:
+    """One covariance for all components."""
+    return full(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization)
+
+
+def diag(count: Array, scatter: Array, regularization: Array) -> Diagonal:
+    """Each component its own variances, feature by feature."""
+    variance = scatter / count[:, None] + regularization[None]
+    return Diagonal(jnp.sqrt(at_least(variance, jnp.finfo(variance.dtype).tiny)))
+
+
+def tied_diag(count: Array, scatter: Array, regularization: Array) -> Diagonal:
+    """The same variances for all components."""
+    return diag(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization)
+
+
+def spherical(count: Array, scatter: Array, regularization: Array) -> Spherical:
+    """Each component its own variance, the same in every direction."""
+    variance = jnp.mean(scatter / count[:, None] + regularization[None], axis=-1)
+    return Spherical(jnp.sqrt(at_least(variance, jnp.finfo(variance.dtype).tiny)))
+
+
+def tied_spherical(count: Array, scatter: Array, regularization: Array) -> Spherical:
+    """One variance for all components and directions."""
+    return spherical(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization)
