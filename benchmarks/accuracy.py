@@ -20,8 +20,8 @@ from machine import RESULTS, circumstances, write_report
 from reference import joint_log_prob
 
 import jaxgmm as jg
-from jaxgmm.densities import log_density
 from jaxgmm.frame import Rows, frame_of
+from jaxgmm.mixtures.densities import log_density
 from jaxgmm.quadratic import LOGIT_ERROR, features_for, is_accurate, linear_form
 
 N_ROWS = 4000

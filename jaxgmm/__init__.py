@@ -16,9 +16,9 @@ from jaxgmm.batching import fit_batch
 from jaxgmm.combination import match
 from jaxgmm.combination import product
 from jaxgmm.combination import reduce
-from jaxgmm.coordinates import Coordinates
-from jaxgmm.coordinates import constrain
-from jaxgmm.coordinates import unconstrain
+from jaxgmm.mixtures.parameters import Coordinates
+from jaxgmm.mixtures.parameters import constrain
+from jaxgmm.mixtures.parameters import unconstrain
 from jaxgmm.covariances.storage import Diagonal
 from jaxgmm.covariances.storage import Full
 from jaxgmm.covariances.storage import Spherical
@@ -41,7 +41,7 @@ from jaxgmm.interchange import from_sklearn
 from jaxgmm.interchange import to_numpyro
 from jaxgmm.interchange import to_sklearn
 from jaxgmm.loop import em
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.priors import NIWPrior
 from jaxgmm.priors import linear_dynamics
 from jaxgmm.priors import niw_prior

@@ -26,7 +26,7 @@ from jaxgmm.blocks import fit_blocks
 from jaxgmm.covariances.storage import Diagonal, Full, Spherical
 from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.programs import Program
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol

@@ -19,7 +19,7 @@ from jaxgmm.covariances.storage import (
     diagonal_of_factors,
     factors,
 )
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.pairs import (
     bhattacharyya_distances,
     check_pair,

@@ -20,7 +20,7 @@ from jax import Array
 
 from jaxgmm.arrays.numerics import at_least
 from jaxgmm.covariances.storage import inverse_correlation_trace, kl_between_covariances
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 
 HORIZONS = 4
 CONFIRMATIONS = 5

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm import densities
 from jaxgmm.arrays.numerics import in_own_unit, weighted_sum
 from jaxgmm.arrays.validation import check_fit_arguments
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures import densities
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.steps import as_they_are
 

@@ -4,7 +4,7 @@ The gradient of the objective is that of the expected log-likelihood of complete
 statistics that the mixture's own responsibilities leave (Fisher's identity). So one pass over the
 data gives a gradient, and the tangent of a pass the product of the curvature with a direction.
 
-In the coordinates of `coordinates.around` completed data have the information 1 per unit of weight,
+In the coordinates of `coordinates.retraction` completed data have the information 1 per unit of weight,
 and the data 1 less the fractions of missing information, which are the rates at which EM converges
 (Dempster, Laird & Rubin 1977). So what a Krylov method makes of products alone are conjugate
 directions that the information of completed data preconditions (Jamshidian & Jennrich 1993): for a
@@ -23,9 +23,10 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.arrays.numerics import varying
-from jaxgmm.coordinates import Coordinates, around, origin_of, slope_of
-from jaxgmm.mixture import GaussianMixture, is_finite
+from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
+from jaxgmm.mixtures.parameters import Coordinates
 from jaxgmm.problem import Problem, by_differences, ready
+from jaxgmm.solvers.tangent import retraction, score, zero_tangent
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize
 
@@ -54,11 +55,11 @@ class View(NamedTuple):
 
     def origin(self) -> tuple[Array, Callable[[Array], Coordinates]]:
         """The mixture's coordinates, zeros (P,), and what makes a pytree of such a vector."""
-        return ravel_pytree(varying(origin_of(self.mixture), self))
+        return ravel_pytree(varying(zero_tangent(self.mixture), self))
 
     def mixture_at(self, step: Array) -> GaussianMixture:
         """The mixture a step (P,) away."""
-        return around(self.mixture, self.origin()[1](step))
+        return retraction(self.mixture, self.origin()[1](step))
 
     def gradient(self) -> Array:
         """(P,) of the objective, per unit of weight."""
@@ -85,7 +86,7 @@ class View(NamedTuple):
 
     def _slope(self, statistics: SufficientStatistics) -> Array:
         """(P,) of completed data with these statistics about the means, per unit of weight."""
-        slope = slope_of(self.mixture, statistics, self.problem.regularization)
+        slope = score(self.mixture, statistics, self.problem.regularization)
         return ravel_pytree(slope)[0] / jnp.sum(self.statistics.count)
 
     def gain_left(self, covariance_type: str) -> tuple[Array, Array]:

@@ -13,7 +13,7 @@ from jaxgmm.covariances.storage import (
     precision_diagonal,
     variances,
 )
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 
 # Numbers, as many as whitening all components by all others makes, that aren't worth a loop.
 SMALL = 2**16

@@ -20,8 +20,8 @@ from jaxgmm.arrays.numerics import (
     weighted_sum,
 )
 from jaxgmm.arrays.validation import check_count, check_key, check_mixture
-from jaxgmm.densities import log_normalizer
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.densities import log_normalizer
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.pairs import (
     bhattacharyya_distances,
     check_pair,

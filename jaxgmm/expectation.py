@@ -18,9 +18,9 @@ from jaxgmm.arrays.numerics import (
     weighted_sum,
 )
 from jaxgmm.covariances.storage import pick
-from jaxgmm.densities import log_density
 from jaxgmm.frame import Rows, chunk_of
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.densities import log_density
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.quadratic import (
     PRODUCTS,
     SQUARES,

@@ -24,7 +24,7 @@ from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.frame import Rows
 from jaxgmm.initialization import STARTS, as_given, least_rows, start_from
 from jaxgmm.loop import em
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.problem import Problem, problem_of
 from jaxgmm.programs import Program
 from jaxgmm.restarts import climb_all

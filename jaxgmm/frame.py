@@ -11,7 +11,7 @@ from jax import Array, lax
 from jaxgmm.arrays.chunks import ChunkRows, chunk_size, largest_over_chunks, sum_over_chunks
 from jaxgmm.arrays.numerics import einsum
 from jaxgmm.covariances.storage import rescale, within
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 
 T = TypeVar("T")
 

@@ -14,18 +14,19 @@ from jaxgmm.arrays.numerics import in_own_unit, varying
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import check_count, check_fit_arguments, check_key
 from jaxgmm.convergence import Progress
-from jaxgmm.coordinates import Coordinates, around, origin_of
 from jaxgmm.covariances.storage import precision, precision_diagonal
 from jaxgmm.curvature import View
-from jaxgmm.densities import log_normalizer
 from jaxgmm.frame import Rows
 from jaxgmm.implicit import as_maximum
 from jaxgmm.loop import Trace, ended
-from jaxgmm.mixture import GaussianMixture, is_finite
+from jaxgmm.mixtures.densities import log_normalizer
+from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
+from jaxgmm.mixtures.parameters import Coordinates
 from jaxgmm.problem import Problem, problem_of, ready
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.results import FitResult
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.solvers.tangent import retraction, zero_tangent
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import stored_as
 from jaxgmm.weighting import in_unit_of_weights
@@ -168,7 +169,7 @@ def _fit_gradient(
     start = stored_as(covariance_type, problem.rows.frame.enter_as_start(mixture))
     fixed, begin = lax.stop_gradient((problem, start))
     end = _descend(fixed, begin, key, tol, optimizer, batch_rows, settings)
-    found = around(begin, end.step)
+    found = retraction(begin, end.step)
     remaining = end.remaining
     if key is not None:
         remaining, _ = View.of(fixed, found, covariance_type).gain_left(covariance_type)
@@ -206,7 +207,7 @@ def _descend(
             seen = _drawn(problem, present, jax.random.fold_in(key, number), batch_rows)
         objective = partial(objective_around, seen, start, covariance_type=settings.covariance_type)
         value, new, state = _updated(optimizer, objective, descent, searches)
-        found = around(start, new)
+        found = retraction(start, new)
         finite = jnp.isfinite(value) & is_finite(found)
         new, state = jax.tree.map(
             partial(jnp.where, finite), (new, state), (descent.step, descent.state)
@@ -229,7 +230,7 @@ def _descend(
         left = descent.remaining >= tol
         return left & descent.finite & (descent.n_iter < settings.max_iter)
 
-    first = Descent.begin(optimizer, origin_of(start), settings)
+    first = Descent.begin(optimizer, zero_tangent(start), settings)
     # A line search ends with the value and the gradient that the next update begins with.
     kept = (optax.tree_utils.tree_get(first.state, name) for name in ("value", "grad"))
     searches = key is None and None not in kept
@@ -266,7 +267,7 @@ def objective_around(
 
     Value and gradient are from one pass over the data, see `curvature.py`.
     """
-    mixture = around(start, step)
+    mixture = retraction(start, step)
     statistics = lax.stop_gradient(problem.expect(ready(mixture), covariance_type))
     expected = expected_log_density(mixture, statistics, problem.regularization)
     total = statistics.log_likelihood + expected - lax.stop_gradient(expected)

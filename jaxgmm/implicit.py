@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.curvature import View, newton, precise
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.problem import Problem, by_differences
 from jaxgmm.settings import Settings
 

@@ -15,7 +15,7 @@ from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.expectation import collect, collect_partition
 from jaxgmm.frame import Rows
 from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import maximize, means_of
 

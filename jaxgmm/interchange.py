@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgmm.arrays.validation import check_known, check_mixture
 from jaxgmm.covariances.storage import Diagonal, Full, Spherical, factors
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 
 # Types that scikit-learn has, too; the others are stored as tied ones there.
 SKLEARN_TYPES = ("full", "tied", "diag", "spherical")

@@ -17,7 +17,7 @@ from jaxgmm.curvature import NEWTON_STEPS, newton
 from jaxgmm.diagnosis import degenerate_components
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.implicit import as_maximum
-from jaxgmm.mixture import GaussianMixture, is_finite
+from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.problem import Problem, by_differences, problem_of, ready
 from jaxgmm.programs import Program
 from jaxgmm.results import FitResult, Status

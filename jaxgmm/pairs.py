@@ -24,8 +24,8 @@ from jaxgmm.covariances.storage import (
     diagonal_of_factors,
     factors,
 )
-from jaxgmm.densities import log_normalizer
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.densities import log_normalizer
+from jaxgmm.mixtures.mixture import GaussianMixture
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from jaxgmm.arrays.host import is_concrete, unit_weights
 from jaxgmm.arrays.numerics import cholesky, einsum
 from jaxgmm.arrays.validation import check_data, check_mixture, check_number
 from jaxgmm.covariances.storage import Full, average
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 
 
 @jax.tree_util.register_dataclass

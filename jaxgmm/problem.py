@@ -13,7 +13,7 @@ from jaxgmm.covariances.structures import structure_named
 from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.expectation import expect
 from jaxgmm.frame import Rows, frame_of
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.quadratic import Reach, reach_of
 from jaxgmm.statistics import SufficientStatistics
 from jaxgmm.steps import tilt

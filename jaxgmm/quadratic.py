@@ -28,9 +28,9 @@ from jaxgmm.arrays.chunks import rows_of_features
 from jaxgmm.arrays.numerics import at_least, contract, einsum, shifted_exponentials, weighted_sum
 from jaxgmm.covariances.storage import Full, precision, precision_diagonal
 from jaxgmm.covariances.structures import Structure
-from jaxgmm.densities import log_normalizer
 from jaxgmm.frame import Rows, chunk_of, largest_distance
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.densities import log_normalizer
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.statistics import SufficientStatistics
 
 # With fewer products than this, counts included, a pass is too short for a second one to be worth

@@ -28,7 +28,7 @@ from jaxgmm.loop import (
     landed,
     tol_of_steps,
 )
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.problem import Problem, ready
 from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import Problems, at, in_blocks, iterate_all

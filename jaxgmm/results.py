@@ -12,7 +12,7 @@ from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.validation import check_known
 from jaxgmm.convergence import CONFIRMATIONS
 from jaxgmm.covariances.storage import Diagonal, Full
-from jaxgmm.mixture import GaussianMixture, pick
+from jaxgmm.mixtures.mixture import GaussianMixture, pick
 
 
 class Status(IntEnum):

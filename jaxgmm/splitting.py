@@ -17,7 +17,7 @@ from jax import Array
 
 from jaxgmm.arrays.numerics import logsumexp
 from jaxgmm.covariances.storage import pick
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 
 
 def split_instead(mixture: GaussianMixture, collapsed: Array, spare: Array) -> GaussianMixture:

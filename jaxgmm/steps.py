@@ -25,7 +25,7 @@ from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.expectation import collect, expect
 from jaxgmm.frame import Frame, Rows, frame_of
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.quadratic import reach_of
 from jaxgmm.statistics import SufficientStatistics

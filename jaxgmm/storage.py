@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxgmm.arrays.validation import check_known
 from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 
 FORMAT, FORMAT_WITH_NAMES = "jaxgmm mixture 1", "jaxgmm mixture 2"
 CLASSES: dict[str, type[Covariance]] = {

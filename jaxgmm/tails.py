@@ -17,7 +17,7 @@ from jaxgmm.arrays.validation import (
     check_probability,
 )
 from jaxgmm.covariances.storage import diagonal_of_factors
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 
 # Weights, means and standard deviations of components over one feature: (K,) each.
 Line = tuple[Array, Array, Array]

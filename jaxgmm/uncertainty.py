@@ -14,14 +14,15 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import at_least, einsum, in_own_unit, logsumexp, varying
 from jaxgmm.arrays.validation import check_choice, check_fit_arguments
-from jaxgmm.coordinates import around, constrain, origin_of, unconstrain
 from jaxgmm.covariances.storage import Spherical
 from jaxgmm.covariances.structures import structure_named
-from jaxgmm.densities import log_density
 from jaxgmm.expectation import total_log_prob
 from jaxgmm.frame import Rows, frame_of
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.densities import log_density
+from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.mixtures.parameters import constrain, unconstrain
 from jaxgmm.programs import PlatformProgram
+from jaxgmm.solvers.tangent import retraction, zero_tangent
 from jaxgmm.steps import as_they_are
 
 # Products with the curvature that are computed together.
@@ -152,10 +153,10 @@ def _standard_errors(
     frame = frame_of(x, weights, isinstance(mixture.covariance, Spherical))
     rows = Rows(frame, x, weights)
     center = frame.enter(mixture)
-    origin, unravel = ravel_pytree(varying(origin_of(center), rows))
+    origin, unravel = ravel_pytree(varying(zero_tangent(center), rows))
 
     def mixture_at(step: Array) -> GaussianMixture:
-        return around(center, unravel(step))
+        return retraction(center, unravel(step))
 
     def log_likelihood(step: Array) -> Array:
         moved = mixture_at(step)

@@ -22,10 +22,11 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import densities, frame
+from jaxgmm import frame
 from jaxgmm.arrays import host
 from jaxgmm.arrays.chunks import sum_over_chunks
 from jaxgmm.initialization import STARTS, start_from
+from jaxgmm.mixtures import densities
 from jaxgmm.problem import problem_of
 
 

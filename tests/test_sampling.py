@@ -10,10 +10,10 @@ from helpers import DTYPE, array, assert_close, blobs, by_dtype, double, start_f
 from jax.flatten_util import ravel_pytree
 
 import jaxgmm as jg
-from jaxgmm import sampling
-from jaxgmm.coordinates import Coordinates
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.sampling import COMPARED, draw_labels
+from jaxgmm.mixtures import sampling
+from jaxgmm.mixtures.parameters import Coordinates
+from jaxgmm.mixtures.sampling import COMPARED, draw_labels
 
 N_DRAWS = 20_000
 

@@ -27,7 +27,7 @@ from jaxgmm.command_line.options import UsageError
 from jaxgmm.command_line.plan import Part, joined, planned
 from jaxgmm.command_line.reports import model_report, report, score_report, size_report
 from jaxgmm.criteria import n_parameters
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.selection import Selection, select
 from jaxgmm.storage import save
 from jaxgmm.table_columns import numbered

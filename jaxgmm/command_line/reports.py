@@ -10,7 +10,7 @@ from jaxgmm.command_line.messages import counted, listed, printable, shown
 from jaxgmm.covariances.storage import Full, variances
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.criteria import criteria_of, n_parameters
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.results import FitResult, Status
 from jaxgmm.selection import Selection
 

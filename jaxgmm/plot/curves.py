@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxgmm.algebra import marginal, regress
 from jaxgmm.arrays.validation import check_count, check_known, check_mixture, check_number
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.plot.components import components_of
 from jaxgmm.plot.drawing import (
     GRID_POINTS,

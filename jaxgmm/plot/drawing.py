@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
 from jaxgmm.arrays.validation import check_known, check_mixture
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.plot.components import Components, components_of
 
 CONTOUR_MASSES = (0.25, 0.5, 0.75, 0.95)

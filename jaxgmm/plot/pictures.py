@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxgmm.arrays.validation import check_count, check_known, check_mixture
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.plot.components import Components, components_of, density_levels
 from jaxgmm.plot.drawing import (
     CONTOUR_MASSES,

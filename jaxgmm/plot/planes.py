@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm, to_rgb, to_rgba
 from matplotlib.contour import QuadContourSet
 from matplotlib.patches import Ellipse
 
-from jaxgmm.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.plot.components import density_levels
 from jaxgmm.plot.drawing import (
     CONTOUR_MASSES,

@@ -11,13 +11,13 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from jaxgmm import densities, sampling
 from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import einsum
 from jaxgmm.arrays.validation import as_query, check_count, check_flag, check_key, check_mixture
 from jaxgmm.covariances.storage import Covariance, average, precision
 from jaxgmm.covariances.structures import covariance_type_of, structure_named
+from jaxgmm.mixtures import densities, sampling
 
 T = TypeVar("T")
 
