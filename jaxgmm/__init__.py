@@ -8,14 +8,14 @@ until nothing is left to gain; `fit` finds starts for it, and `select` the numbe
 
 from importlib.metadata import version as _version
 
-from jaxgmm.algebra import affine
-from jaxgmm.algebra import condition
-from jaxgmm.algebra import marginal
-from jaxgmm.algebra import regress
+from jaxgmm.operations.algebra import affine
+from jaxgmm.operations.algebra import condition
+from jaxgmm.operations.algebra import marginal
+from jaxgmm.operations.algebra import regress
 from jaxgmm.batching import fit_batch
-from jaxgmm.combination import match
-from jaxgmm.combination import product
-from jaxgmm.combination import reduce
+from jaxgmm.operations.combination import match
+from jaxgmm.operations.combination import product
+from jaxgmm.operations.combination import reduce
 from jaxgmm.mixtures.parameters import Coordinates
 from jaxgmm.mixtures.parameters import constrain
 from jaxgmm.mixtures.parameters import unconstrain
@@ -27,14 +27,14 @@ from jaxgmm.criteria import bic
 from jaxgmm.criteria import icl
 from jaxgmm.criteria import log_likelihood
 from jaxgmm.criteria import n_parameters
-from jaxgmm.divergences import Estimate
-from jaxgmm.divergences import cauchy_schwarz_divergence
-from jaxgmm.divergences import component_entropies
-from jaxgmm.divergences import entropy
-from jaxgmm.divergences import kl_divergence
-from jaxgmm.divergences import l2_distance
-from jaxgmm.divergences import overlap
-from jaxgmm.divergences import wasserstein_distance
+from jaxgmm.operations.divergences import Estimate
+from jaxgmm.operations.divergences import cauchy_schwarz_divergence
+from jaxgmm.operations.divergences import component_entropies
+from jaxgmm.operations.divergences import entropy
+from jaxgmm.operations.divergences import kl_divergence
+from jaxgmm.operations.divergences import l2_distance
+from jaxgmm.operations.divergences import overlap
+from jaxgmm.operations.divergences import wasserstein_distance
 from jaxgmm.fitting import fit
 from jaxgmm.gradient import fit_gradient
 from jaxgmm.interchange import from_sklearn
@@ -42,9 +42,9 @@ from jaxgmm.interchange import to_numpyro
 from jaxgmm.interchange import to_sklearn
 from jaxgmm.loop import em
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.priors import NIWPrior
-from jaxgmm.priors import linear_dynamics
-from jaxgmm.priors import niw_prior
+from jaxgmm.operations.priors import NIWPrior
+from jaxgmm.operations.priors import linear_dynamics
+from jaxgmm.operations.priors import niw_prior
 from jaxgmm.results import FitError
 from jaxgmm.results import FitResult
 from jaxgmm.results import Status
@@ -58,11 +58,11 @@ from jaxgmm.steps import em_step
 from jaxgmm.steps import m_step
 from jaxgmm.storage import load
 from jaxgmm.storage import save
-from jaxgmm.tails import cdf
-from jaxgmm.tails import highest_density_level
-from jaxgmm.tails import mahalanobis
-from jaxgmm.tails import outlier_score
-from jaxgmm.tails import quantile
+from jaxgmm.operations.quantiles import cdf
+from jaxgmm.operations.quantiles import highest_density_level
+from jaxgmm.operations.quantiles import mahalanobis
+from jaxgmm.operations.quantiles import outlier_score
+from jaxgmm.operations.quantiles import quantile
 from jaxgmm.uncertainty import StandardErrors
 from jaxgmm.uncertainty import observed_information
 from jaxgmm.uncertainty import standard_errors

@@ -135,7 +135,7 @@ def test_bounds_hold_for_every_type(covariance_type, other, key):
 
 
 def test_components_diverge_as_gaussians_do(covariance_type):
-    from jaxgmm.pairs import kl_divergences
+    from jaxgmm.operations.pairs import kl_divergences
 
     p, q = mixture_of(covariance_type), shifted("full")
     found = double(kl_divergences(p, q))

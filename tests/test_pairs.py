@@ -11,7 +11,7 @@ from test_algebra import mixture_of
 from test_combination import shifted
 
 import jaxgmm as jg
-from jaxgmm import combination, pairs
+from jaxgmm.operations import combination, pairs
 
 
 def numbers(p, q):

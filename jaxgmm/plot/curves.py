@@ -9,9 +9,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from jaxgmm.algebra import marginal, regress
 from jaxgmm.arrays.validation import check_count, check_known, check_mixture, check_number
 from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.operations.algebra import marginal, regress
 from jaxgmm.plot.components import components_of
 from jaxgmm.plot.drawing import (
     GRID_POINTS,

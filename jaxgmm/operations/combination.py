@@ -20,7 +20,7 @@ from jaxgmm.covariances.storage import (
     factors,
 )
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.pairs import (
+from jaxgmm.operations.pairs import (
     bhattacharyya_distances,
     check_pair,
     is_shared,
@@ -30,7 +30,7 @@ from jaxgmm.pairs import (
     side_by_side,
     sums_of_covariances,
 )
-from jaxgmm.transport import assignment
+from jaxgmm.operations.transport import assignment
 
 
 def product(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:

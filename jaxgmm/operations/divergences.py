@@ -22,14 +22,14 @@ from jaxgmm.arrays.numerics import (
 from jaxgmm.arrays.validation import check_count, check_key, check_mixture
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.pairs import (
+from jaxgmm.operations.pairs import (
     bhattacharyya_distances,
     check_pair,
     kl_divergences,
     log_overlaps,
     squared_wasserstein_distances,
 )
-from jaxgmm.transport import assignment, transport_cost
+from jaxgmm.operations.transport import assignment, transport_cost
 
 # Alternating minimizations for the tightest upper bound on a divergence.
 BOUND_STEPS = 100

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.algebra import Indices, linear_parts
 from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
 from jaxgmm.arrays.host import is_concrete, unit_weights
 from jaxgmm.arrays.numerics import cholesky, einsum
 from jaxgmm.arrays.validation import check_data, check_mixture, check_number
 from jaxgmm.covariances.storage import Full, average
 from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.operations.algebra import Indices, linear_parts
 
 
 @jax.tree_util.register_dataclass
