@@ -1,13 +1,13 @@
 """The objective around a mixture: its gradient, its curvature, and the way to its maximum.
 
-The gradient of the objective is that of the expected log-likelihood of completed data, given the
+The gradient of the objective is that of the expected log-likelihood of complete data, given the
 statistics that the mixture's own responsibilities leave (Fisher's identity). So one pass over the
 data gives a gradient, and the tangent of a pass the product of the curvature with a direction.
 
-In the coordinates of `coordinates.retraction` completed data have the information 1 per unit of weight,
+In the coordinates of `tangent.retraction` complete data have the information 1 per unit of weight,
 and the data 1 less the fractions of missing information, which are the rates at which EM converges
 (Dempster, Laird & Rubin 1977). So what a Krylov method makes of products alone are conjugate
-directions that the information of completed data preconditions (Jamshidian & Jennrich 1993): for a
+directions that the information of complete data preconditions (Jamshidian & Jennrich 1993): for a
 rate ρ it needs about √(1/(1 - ρ)) of them.
 """
 
@@ -68,7 +68,7 @@ class View(NamedTuple):
     def information(self, covariance_type: str) -> Callable[[Array], Array]:
         """Products with the negative curvature per unit of weight, (P,) -> (P,): a pass each.
 
-        That of completed data is taken to be what it is at the maximum. So it is wrong by as much
+        That of complete data is taken to be what it is at the maximum. So it is wrong by as much
         as the gradient is large, which Newton's method doesn't mind.
         """
         origin, _ = self.origin()
@@ -85,7 +85,7 @@ class View(NamedTuple):
         return product
 
     def _slope(self, statistics: SufficientStatistics) -> Array:
-        """(P,) of completed data with these statistics about the means, per unit of weight."""
+        """(P,) of complete data with these statistics about the means, per unit of weight."""
         slope = score(self.mixture, statistics, self.problem.regularization)
         return ravel_pytree(slope)[0] / jnp.sum(self.statistics.count)
 

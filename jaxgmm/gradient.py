@@ -277,7 +277,7 @@ def objective_around(
 def expected_log_density(
     mixture: GaussianMixture, statistics: SufficientStatistics, regularization: Array
 ) -> Array:
-    """The log-likelihood of completed data, given their statistics: ().
+    """The log-likelihood of complete data, given their statistics: ().
 
     Args:
         mixture: K components; the determinant of the frame is not counted.

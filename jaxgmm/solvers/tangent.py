@@ -27,7 +27,7 @@ def zero_tangent(mixture: GaussianMixture) -> Coordinates:
 def retraction(mixture: GaussianMixture, step: Coordinates) -> GaussianMixture:
     """The mixture that is a step away from another, in coordinates of whitened components.
 
-    Where the mixture maximizes the expected log-likelihood of completed data (rows of which the
+    Where the mixture maximizes the expected log-likelihood of complete data (rows of which the
     component is known, too) their information about the step is the identity, per unit of weight.
     So a step of length 1/√N is about one standard error, and what EM does is a step along the
     gradient. Components without weight stay where they are.
@@ -64,7 +64,7 @@ def score(
 
     Args:
         mixture: K components.
-        statistics: of completed data, about its means; second moments of all components, or their
+        statistics: of complete data, about its means; second moments of all components, or their
             sum where they share a covariance.
         regularization: (D,) variances that each row brings along.
 
