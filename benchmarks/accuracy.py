@@ -20,9 +20,10 @@ from machine import RESULTS, circumstances, write_report
 from reference import joint_log_prob
 
 import jaxgmm as jg
-from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixtures.densities import log_density
-from jaxgmm.quadratic import LOGIT_ERROR, features_for, is_accurate, linear_form
+from jaxgmm.steps.features import features_for
+from jaxgmm.steps.products import LOGIT_ERROR, is_accurate, linear_form
+from jaxgmm.steps.rows import Rows, frame_of
 
 N_ROWS = 4000
 N_COMPONENTS = 4

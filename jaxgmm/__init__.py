@@ -51,11 +51,11 @@ from jaxgmm.results import Status
 from jaxgmm.selection import Selection
 from jaxgmm.selection import select
 from jaxgmm.selection import select_batch
-from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.steps import accumulate
-from jaxgmm.steps import e_step
-from jaxgmm.steps import em_step
-from jaxgmm.steps import m_step
+from jaxgmm.steps.statistics import SufficientStatistics
+from jaxgmm.steps.em_step import accumulate
+from jaxgmm.steps.em_step import e_step
+from jaxgmm.steps.em_step import em_step
+from jaxgmm.steps.em_step import m_step
 from jaxgmm.storage import load
 from jaxgmm.storage import save
 from jaxgmm.operations.quantiles import cdf

@@ -25,10 +25,10 @@ from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.arrays.numerics import varying
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.mixtures.parameters import Coordinates
-from jaxgmm.problem import Problem, by_differences, ready
 from jaxgmm.solvers.tangent import retraction, score, zero_tangent
-from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.steps import maximize
+from jaxgmm.steps.maximization import maximize
+from jaxgmm.steps.problem import Problem, by_differences, ready
+from jaxgmm.steps.statistics import SufficientStatistics
 
 # Mixtures that Newton's method looks at, at most, and how precisely the first systems are solved.
 NEWTON_STEPS, FORCING = 50, 0.1

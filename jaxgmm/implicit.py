@@ -18,8 +18,8 @@ from jax import Array, lax
 from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.curvature import View, newton, precise
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.problem import Problem, by_differences
 from jaxgmm.settings import Settings
+from jaxgmm.steps.problem import Problem, by_differences
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

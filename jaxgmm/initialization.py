@@ -12,12 +12,12 @@ from jax.flatten_util import ravel_pytree
 from jaxgmm.arrays.numerics import varying
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.covariances.traced import TracedStructure
-from jaxgmm.expectation import collect, collect_partition
-from jaxgmm.frame import Rows
 from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.steps import maximize, means_of
+from jaxgmm.steps.accumulation import collect, collect_partition
+from jaxgmm.steps.maximization import maximize, means_of
+from jaxgmm.steps.rows import Rows
+from jaxgmm.steps.statistics import SufficientStatistics
 
 Responsibilities = Callable[[Array, Array], Array]
 

@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import agreed, contract, einsum, varying
-from jaxgmm.frame import Rows
+from jaxgmm.steps.rows import Rows
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 

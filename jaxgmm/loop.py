@@ -15,14 +15,14 @@ from jaxgmm.arrays.validation import check_fit_arguments
 from jaxgmm.convergence import Progress, Step, gain_of
 from jaxgmm.curvature import NEWTON_STEPS, newton
 from jaxgmm.diagnosis import degenerate_components
-from jaxgmm.expectation import total_log_prob
 from jaxgmm.implicit import as_maximum
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
-from jaxgmm.problem import Problem, by_differences, problem_of, ready
 from jaxgmm.programs import Program
 from jaxgmm.results import FitResult, Status
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
-from jaxgmm.steps import maximize, stored_as, tilt
+from jaxgmm.steps.expectation import total_log_prob
+from jaxgmm.steps.maximization import maximize, stored_as, tilt
+from jaxgmm.steps.problem import Problem, by_differences, problem_of, ready
 from jaxgmm.weighting import in_unit_of_weights
 
 # The gain per unit of weight that is left where steps of Newton's method take over.

@@ -29,11 +29,11 @@ from jaxgmm.loop import (
     tol_of_steps,
 )
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.problem import Problem, ready
 from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import Problems, at, in_blocks, iterate_all
 from jaxgmm.settings import Settings
 from jaxgmm.splitting import split_instead
+from jaxgmm.steps.problem import Problem, ready
 
 # After so many steps so many restarts of a model are left.
 SCREENING, FINALISTS = 16, 4

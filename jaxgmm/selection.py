@@ -30,7 +30,7 @@ from jaxgmm.redundancy import warn_of_redundancy
 from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import at
 from jaxgmm.settings import check_reg_covar, check_tol
-from jaxgmm.steps import stored_as
+from jaxgmm.steps.maximization import stored_as
 from jaxgmm.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
 from jaxgmm.weighting import in_unit_of_weights
 

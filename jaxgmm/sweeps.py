@@ -11,13 +11,13 @@ from jax import Array
 from jaxgmm.blocks import fit_blocks
 from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.criteria import log_certainty
-from jaxgmm.expectation import total_log_prob
 from jaxgmm.fitting import fit_all
 from jaxgmm.programs import Program
 from jaxgmm.results import FitResult
 from jaxgmm.rounds import at, in_blocks, slots_for
 from jaxgmm.settings import Settings
-from jaxgmm.steps import as_they_are
+from jaxgmm.steps.expectation import total_log_prob
+from jaxgmm.steps.rows import as_they_are
 
 # Compiling takes seconds. With at most so many numbers in a pass over the data, fits with any
 # number of components are made by one program; with fewer, those of all types are.

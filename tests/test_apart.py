@@ -10,13 +10,14 @@ import pytest
 from helpers import array, assert_close, by_dtype, double
 
 import jaxgmm as jg
-from jaxgmm import quadratic
 from jaxgmm.arrays import host
 from jaxgmm.covariances.storage import prepared
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.expectation import APART_FROM, expect, expect_by_differences, most_apart
-from jaxgmm.frame import Rows, frame_of
-from jaxgmm.quadratic import expect_by_products, is_accurate, reach_of
+from jaxgmm.steps import products
+from jaxgmm.steps.differences import expect_by_differences
+from jaxgmm.steps.expectation import APART_FROM, expect, most_apart
+from jaxgmm.steps.products import expect_by_products, is_accurate, reach_of
+from jaxgmm.steps.rows import Rows, frame_of
 
 # As few components as have a part of them apart, of which so many fit into it.
 N, D, K = 600, 2, APART_FROM
@@ -69,7 +70,7 @@ def passes(request, rows):
     """By covariance type: the rows in their frame, their reach, and a compiled pass."""
     full = STRUCTURES[request.param].full_second_moment
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quadratic, "SMALLEST_PASS", 0)
+        patch.setattr(products, "SMALLEST_PASS", 0)
         reach = reach_of(rows, K, STRUCTURES[request.param])
 
     @jax.jit
@@ -157,7 +158,7 @@ def test_a_prior_is_added_to_components_apart(passes, rows):
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
 def test_the_objective_never_falls_while_a_component_is_apart(monkeypatch, covariance_type, rows):
     monkeypatch.setattr(host, "SMALL", 0)
-    monkeypatch.setattr(quadratic, "SMALLEST_PASS", 0)
+    monkeypatch.setattr(products, "SMALLEST_PASS", 0)
     z = rows.frame.read(rows.x, rows.weights)
     start = mixture_with(2, covariance_type, double(z))
     fit = jg.em(start, z, weights=rows.weights, covariance_type=covariance_type, max_iter=40, tol=0)

@@ -11,12 +11,12 @@ import pytest
 from helpers import DTYPE, D, N, array, assert_close, blobs, by_dtype, start_from_labels
 
 import jaxgmm as jg
-from jaxgmm import quadratic
 from jaxgmm.arrays import budgets, chunks
 from jaxgmm.arrays.budgets import ACCELERATOR, CPU, budget, on_platform, platform_of
 from jaxgmm.arrays.chunks import chunk_size, map_over_chunks, rows_of_features, sum_over_chunks
 from jaxgmm.programs import Program
 from jaxgmm.rounds import Rounds
+from jaxgmm.steps import products
 
 ALIGNED = budgets.ALIGNED_ROWS
 
@@ -110,7 +110,7 @@ def test_an_accelerator_computes_no_row_twice():
 
 def test_results_are_those_of_a_cpu(monkeypatch):
     """Of both forms of the E-step, of densities, fits and batches."""
-    monkeypatch.setattr(quadratic, "SMALLEST_PASS", 0)
+    monkeypatch.setattr(products, "SMALLEST_PASS", 0)
     monkeypatch.setattr(budgets, "ALIGNED_ROWS", 8)
     monkeypatch.setattr(budgets, "FEW_ALIGNED", 1)
     monkeypatch.setattr(budgets, "ACCELERATOR", ACCELERATOR._replace(chunk=2**8))

@@ -22,12 +22,12 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import frame
 from jaxgmm.arrays import host
 from jaxgmm.arrays.chunks import sum_over_chunks
 from jaxgmm.initialization import STARTS, start_from
 from jaxgmm.mixtures import densities
-from jaxgmm.problem import problem_of
+from jaxgmm.steps import rows
+from jaxgmm.steps.problem import problem_of
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def in_chunks():
         return min(n_rows, 7)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame, "chunk_size", seven)
+        patch.setattr(rows, "chunk_size", seven)
         patch.setattr(densities, "chunk_size", seven)
         # Rows of a number that no other test has, so that nothing is compiled yet.
         patch.setattr(host, "SMALL", 0)

@@ -10,9 +10,9 @@ from helpers import DTYPE, EPS, array, assert_close, by_dtype
 
 import jaxgmm as jg
 from jaxgmm.convergence import CONFIRMATIONS, Gain, Progress
-from jaxgmm.frame import Rows, frame_of
 from jaxgmm.initialization import STARTS, least_rows
 from jaxgmm.splitting import split_instead
+from jaxgmm.steps.rows import Rows, frame_of
 
 N_ROWS, D, K = 400, 2, 10
 

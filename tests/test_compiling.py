@@ -20,9 +20,9 @@ from helpers import (
 
 import jaxgmm as jg
 import jaxgmm.fitting
-from jaxgmm import quadratic
 from jaxgmm.arrays import host
 from jaxgmm.arrays.padding import padded_rows
+from jaxgmm.steps import products
 
 
 def is_program(value):
@@ -55,7 +55,7 @@ def programs(start, covariance_type):
 
 def test_every_product_states_its_precision(covariance_type, monkeypatch):
     """Also in the pass by products, for which x has a shape that no other test has traced."""
-    monkeypatch.setattr(quadratic, "SMALLEST_PASS", 0)
+    monkeypatch.setattr(products, "SMALLEST_PASS", 0)
     start = start_from_labels(blobs(), covariance_type)
     x = array(blobs()[:-1])
     for number, program in enumerate(programs(start, covariance_type)):

@@ -18,7 +18,7 @@ from jaxgmm.covariances.storage import (
     variances,
 )
 from jaxgmm.diagnosis import degenerate_components
-from jaxgmm.steps import stored_as, tilt
+from jaxgmm.steps.maximization import stored_as, tilt
 
 # Few rows and many features: D² is far more than the data's N·D, and K times as much as they are.
 N, D, K = 10, 400, 3

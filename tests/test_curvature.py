@@ -17,12 +17,12 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import quadratic
 from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.curvature import View, newton
-from jaxgmm.expectation import total_log_prob
-from jaxgmm.problem import problem_of
-from jaxgmm.steps import tilt
+from jaxgmm.steps import products
+from jaxgmm.steps.expectation import total_log_prob
+from jaxgmm.steps.maximization import tilt
+from jaxgmm.steps.problem import problem_of
 
 X = blobs(width=2.0)
 
@@ -140,10 +140,10 @@ def test_one_step_derivative_is_that_of_a_step_of_em():
     assert_close(jax.grad(of_fit)(x), jax.grad(of_step)(x), 0, by_dtype(1e-4, 1e-6))
 
 
-@pytest.mark.parametrize("smallest_pass", [quadratic.SMALLEST_PASS, 0])
+@pytest.mark.parametrize("smallest_pass", [products.SMALLEST_PASS, 0])
 def test_derivatives_of_derivatives_of_a_fit(monkeypatch, smallest_pass):
     """Also where steps are made by matrix products."""
-    monkeypatch.setattr(quadratic, "SMALLEST_PASS", smallest_pass)
+    monkeypatch.setattr(products, "SMALLEST_PASS", smallest_pass)
     jax.clear_caches()
     with jax.enable_x64(True):
         x = jnp.concatenate([jnp.linspace(-1, 1, 20), jnp.linspace(2, 5, 25)])[:, None]

@@ -26,9 +26,9 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm.frame import Rows, frame_of
 from jaxgmm.initialization import STARTS
 from jaxgmm.kmeans import plus_plus_seeds, subsample
+from jaxgmm.steps.rows import Rows, frame_of
 
 RELATIVE = by_dtype(2e-5, 1e-11)
 SAME = by_dtype(1e-3, 1e-8)

@@ -22,10 +22,10 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm import restarts
 from jaxgmm.initialization import STARTS, start_from
-from jaxgmm.problem import problem_of
 from jaxgmm.restarts import best_of
 from jaxgmm.rounds import Problems
 from jaxgmm.settings import check_settings
+from jaxgmm.steps.problem import problem_of
 
 
 def best_of_results(*statuses_and_objectives):

@@ -20,7 +20,7 @@ from helpers import (
 
 import jaxgmm as jg
 from jaxgmm.kmeans import plus_plus_seeds
-from jaxgmm.steps import as_they_are
+from jaxgmm.steps.rows import as_they_are
 
 EXACT = by_dtype(1e-3, 1e-8)
 AFFINE = np.array([[2.0, -1.0], [0.5, 3.0]])

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from helpers import array, assert_close, by_dtype
 
-from jaxgmm.frame import Rows, frame_of
 from jaxgmm.kmeans import (
     SMALLEST_DEVIATION,
     Nearest,
@@ -14,6 +13,7 @@ from jaxgmm.kmeans import (
     running_sum,
     scaled_within,
 )
+from jaxgmm.steps.rows import Rows, frame_of
 
 # Two clusters, of weights 2 and 5: far apart in the first feature, in which they are narrow, and
 # alike in the second. The last row is absent.

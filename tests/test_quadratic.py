@@ -27,22 +27,17 @@ from helpers import (
 from jax.extend.core import jaxprs_in_params
 
 import jaxgmm as jg
-from jaxgmm import quadratic
 from jaxgmm.arrays import budgets, host
 from jaxgmm.arrays.budgets import on_platform
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.expectation import collect, collect_partition, expect_by_differences
-from jaxgmm.frame import Rows, frame_of
 from jaxgmm.kmeans import Nearest
-from jaxgmm.quadratic import (
-    LINEAR,
-    PRODUCTS,
-    expect_by_products,
-    features_for,
-    is_accurate,
-    linear_form,
-)
-from jaxgmm.steps import maximize
+from jaxgmm.steps import products
+from jaxgmm.steps.accumulation import collect, collect_partition
+from jaxgmm.steps.differences import expect_by_differences
+from jaxgmm.steps.features import LINEAR, PRODUCTS, features_for
+from jaxgmm.steps.maximization import maximize
+from jaxgmm.steps.products import expect_by_products, is_accurate, linear_form
+from jaxgmm.steps.rows import Rows, frame_of
 
 
 def rows_of(x, weights, isotropic):
@@ -82,8 +77,8 @@ def test_statistics_are_those_of_differences(monkeypatch, covariance_type, share
 
 def reach_of_small(rows, structure):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quadratic, "SMALLEST_PASS", 0)
-        return quadratic.reach_of(rows, K, structure)
+        patch.setattr(products, "SMALLEST_PASS", 0)
+        return products.reach_of(rows, K, structure)
 
 
 def test_a_log_prior_is_added_and_dead_components_stay_dead():
@@ -150,7 +145,7 @@ def test_where_the_products_are_used_logits_have_a_stated_error(n_features, cova
         error = np.abs(double(logits) - logits_in_double(mixture, double(z))).max()
         radius = jnp.max(jnp.abs(z), axis=0)
         accepted.append(bool(jnp.all(is_accurate(mixture, radius))))
-        assert not accepted[-1] or error <= quadratic.LOGIT_ERROR[jnp.finfo(DTYPE).bits]
+        assert not accepted[-1] or error <= products.LOGIT_ERROR[jnp.finfo(DTYPE).bits]
     assert accepted == sorted(accepted, reverse=True)
     switches = RATIOS[accepted.index(False)]
     assert by_dtype(10, 1e3) <= switches <= by_dtype(1e3, 1e7)
@@ -190,8 +185,8 @@ def by_products():
     x, weights = padded(blobs(), n_rows=N + 7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host, "SMALL", 0)
-        patch.setattr(quadratic, "SMALLEST_PASS", 0)
-        patch.setattr(quadratic, "rows_of_features", lambda x, n_features, n_components: 7)
+        patch.setattr(products, "SMALLEST_PASS", 0)
+        patch.setattr(products, "rows_of_features", lambda x, n_features, n_components: 7)
         fits = {name: jg.em(start, x, weights=weights, tol=TIGHT) for name, start in starts.items()}
         statistics = {name: jg.e_step(start, x, weights) for name, start in starts.items()}
         one = lambda x: jg.em(starts["tied"], x, weights=weights, tol=TIGHT)  # noqa: E731
@@ -243,7 +238,7 @@ def innermost_loops(jaxpr):
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_the_choice_of_a_form_stays_a_choice_in_a_batch(monkeypatch, platform):
     """A branch, or the turns of two sums, of which one has none for all members."""
-    monkeypatch.setattr(quadratic, "SMALLEST_PASS", 0)
+    monkeypatch.setattr(products, "SMALLEST_PASS", 0)
     jax.clear_caches()
     start = start_from_labels(blobs(), "full")
 
@@ -278,8 +273,8 @@ def test_derivatives_of_an_e_step_by_products_are_those_of_the_e_step(monkeypatc
 
     arguments = (start, array(blobs()), array(weights), array(log_prior))
     forms = []
-    for smallest in (quadratic.SMALLEST_PASS, 0):
-        monkeypatch.setattr(quadratic, "SMALLEST_PASS", smallest)
+    for smallest in (products.SMALLEST_PASS, 0):
+        monkeypatch.setattr(products, "SMALLEST_PASS", smallest)
         jax.clear_caches()
         backward = jax.grad(total, argnums=(0, 1, 2, 3))(*arguments)
         forward = jax.jvp(total, arguments, arguments)[1]

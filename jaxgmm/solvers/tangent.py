@@ -15,7 +15,7 @@ from jaxgmm.mixtures.parameters import (
     places_below,
     unconstrain,
 )
-from jaxgmm.statistics import SufficientStatistics
+from jaxgmm.steps.statistics import SufficientStatistics
 
 
 def zero_tangent(mixture: GaussianMixture) -> Coordinates:

@@ -12,182 +12,38 @@ many digits. `is_accurate` says for which components that is tolerable; `expecta
 form that never loses any, for the others or for all.
 """
 
-import operator
 from collections.abc import Callable
 from dataclasses import replace
-from functools import reduce
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.chunks import rows_of_features
-from jaxgmm.arrays.numerics import at_least, contract, einsum, shifted_exponentials, weighted_sum
+from jaxgmm.arrays.numerics import einsum, shifted_exponentials, weighted_sum
 from jaxgmm.covariances.storage import Full, precision, precision_diagonal
 from jaxgmm.covariances.structures import Structure
-from jaxgmm.frame import Rows, chunk_of, largest_distance
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.statistics import SufficientStatistics
+from jaxgmm.steps.features import (
+    LINEAR,
+    PRODUCTS,
+    Features,
+    LinearForm,
+    features_for,
+)
+from jaxgmm.steps.rows import Rows, chunk_of, largest_distance
+from jaxgmm.steps.statistics import SufficientStatistics
 
 # With fewer products than this, counts included, a pass is too short for a second one to be worth
 # compiling.
 SMALLEST_PASS = 2**20
-# With so many features rows are read faster as they are than transposed.
-ROW_MAJOR_FROM = 16
-# Features that are multiplied in blocks are no more than so many, each of which is compiled.
-BLOCKS = 16
 
 # What a logit of the farthest row may lose, and for each feature that of a typical one; by bits.
 LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
 NOISE = {32: 2.0**-15, 64: 2.0**-32}
-
-
-class LinearForm(NamedTuple):
-    """K functions that are linear in features.
-
-    Attributes:
-        coefficients: (K, F).
-        constants: (K,), or None where they are the coefficients of a feature that is 1.
-    """
-
-    coefficients: Array
-    constants: Array | None
-
-    def at(self, values: tuple[Array, ...]) -> Array:
-        """The functions, (K, rows), from the features in blocks (rows, F_b)."""
-        ends = np.cumsum([block.shape[1] for block in values])
-        parts = jnp.split(self.coefficients, ends[:-1], axis=1)
-        products = (contract("kf,nf->kn", *pair) for pair in zip(parts, values, strict=True))
-        total = reduce(operator.add, products)
-        return total if self.constants is None else total + self.constants[:, None]
-
-
-class Features(NamedTuple):
-    """A basis in which log densities are linear.
-
-    Attributes:
-        count: F, of D.
-        of: the values for a chunk: (rows, D) -> blocks (rows, F_b) of the F features.
-        form: of log densities: from precisions P_k (K, D, D), or their diagonals (K, D) where all
-            else is zero, slopes P_k μ_k (K, D) and constants (K,).
-        sum: of the values under responsibilities (K, rows): (F_b, K) or (K, F), whichever product
-            is the faster one.
-        moments: from what `sum` returns: counts (K,), the first moments (K, D), and the second
-            (K, D, D) or (K, D) where the features tell them.
-    """
-
-    count: Callable[[int], int]
-    of: Callable[[Array], tuple[Array, ...]]
-    form: Callable[[Array, Array, Array], LinearForm]
-    sum: Callable[[tuple[Array, ...], Array], tuple[Array, ...]]
-    moments: Callable[[tuple[Array, ...]], tuple[Array, ...]]
-
-
-def with_one(z: Array) -> Array:
-    """(D, rows) -> (D + 1, rows)."""
-    return jnp.concatenate([z, jnp.ones_like(z[:1])])
-
-
-def _pairs(n_features: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which two of (z, 1) each product is of; the last pair is 1 · 1."""
-    return np.triu_indices(n_features + 1)
-
-
-def _products(z: Array) -> tuple[Array, ...]:
-    first, second = _pairs(z.shape[1])
-    augmented = with_one(z.T)
-    n_blocks = min(BLOCKS, -(-first.size // (budget().features_in_block or first.size)))
-    blocks = zip(np.array_split(first, n_blocks), np.array_split(second, n_blocks), strict=True)
-    return tuple((augmented[i] * augmented[j]).T for i, j in blocks)
-
-
-def _form_in_products(precisions: Array, slopes: Array, constants: Array) -> LinearForm:
-    quadratic = jnp.concatenate([-precisions, slopes[:, :, None]], axis=2)
-    first, second = (of_pairs[:-1] for of_pairs in _pairs(slopes.shape[1]))
-    # Off the diagonal each product stands for two.
-    half = np.where(first == second, 0.5, 1.0).astype(slopes.dtype)
-    # An infinity may become NaN where matrix products split numbers into shorter ones.
-    finite = at_least(constants, float(jnp.finfo(constants.dtype).min) / 4)
-    columns = [quadratic[:, first, second] * half[None], finite[:, None]]
-    return LinearForm(jnp.concatenate(columns, axis=1), None)
-
-
-def _sum_of_products(values: tuple[Array, ...], responsibilities: Array) -> tuple[Array, ...]:
-    return tuple(einsum("nf,kn->fk", block, responsibilities) for block in values)
-
-
-def _moments_of_products(sums: tuple[Array, ...]) -> tuple[Array, ...]:
-    of_pairs = jnp.concatenate(sums)
-    n_features = int((2 * of_pairs.shape[0]) ** 0.5) - 1
-    pairs = _pairs(n_features)
-    place = np.zeros((n_features + 1, n_features + 1), int)
-    place[pairs] = np.arange(of_pairs.shape[0])
-    moments = jnp.moveaxis(of_pairs[np.maximum(place, place.T)], -1, 0)
-    return moments[:, -1, -1], moments[:, :-1, -1], moments[:, :-1, :-1]
-
-
-def _squares(z: Array) -> tuple[Array, ...]:
-    """z² and z: features first where there are few of them, else rows first.
-
-    XLA's CPU backend joins arrays slowly, and multiplies by a choice fast.
-    """
-    n_rows, n_features = z.shape
-    if n_features < ROW_MAJOR_FROM:
-        squared = np.array([True, False])[:, None, None]
-        return ((z.T[None] * jnp.where(squared, z.T[None], 1)).reshape(-1, n_rows).T,)
-    squared = np.array([True, False])[None, :, None]
-    return ((z[:, None, :] * jnp.where(squared, z[:, None, :], 1)).reshape(n_rows, -1),)
-
-
-def _form_in_squares(precisions: Array, slopes: Array, constants: Array) -> LinearForm:
-    return LinearForm(jnp.concatenate([-precisions / 2, slopes], axis=1), constants)
-
-
-def _counts_and_sums(values: tuple[Array, ...], responsibilities: Array) -> tuple[Array, ...]:
-    (only,) = values
-    count = einsum("kn,n->k", responsibilities, jnp.ones_like(responsibilities[0]))
-    return count, einsum("kn,nf->kf", responsibilities, only)
-
-
-def _moments_of_squares(sums: tuple[Array, ...]) -> tuple[Array, ...]:
-    count, of_features = sums
-    second, first = jnp.split(of_features, 2, axis=1)
-    return count, first, second
-
-
-PRODUCTS = Features(
-    count=lambda d: (d + 1) * (d + 2) // 2,
-    of=_products,
-    form=_form_in_products,
-    sum=_sum_of_products,
-    moments=_moments_of_products,
-)
-
-SQUARES = Features(
-    count=lambda d: 2 * d,
-    of=_squares,
-    form=_form_in_squares,
-    sum=_counts_and_sums,
-    moments=_moments_of_squares,
-)
-
-LINEAR = Features(
-    count=lambda d: d,
-    of=lambda z: (z,),
-    form=lambda precisions, slopes, constants: LinearForm(slopes, constants),
-    sum=_counts_and_sums,
-    moments=lambda sums: sums,
-)
-
-
-def features_for(mixture: GaussianMixture, full_second_moment: bool) -> Features:
-    """The smallest basis that holds the log densities and the second moments that are wanted."""
-    needs_products = full_second_moment or isinstance(mixture.covariance, Full)
-    return PRODUCTS if needs_products else SQUARES
 
 
 class Reach(NamedTuple):

@@ -11,12 +11,12 @@ from jaxgmm.arrays.numerics import at_least, smallest_variance
 from jaxgmm.covariances.storage import prepared
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.covariances.traced import TracedStructure
-from jaxgmm.expectation import expect
-from jaxgmm.frame import Rows, frame_of
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.quadratic import Reach, reach_of
-from jaxgmm.statistics import SufficientStatistics
-from jaxgmm.steps import tilt
+from jaxgmm.steps.expectation import expect
+from jaxgmm.steps.maximization import tilt
+from jaxgmm.steps.products import Reach, reach_of
+from jaxgmm.steps.rows import Rows, frame_of
+from jaxgmm.steps.statistics import SufficientStatistics
 
 
 class Problem(NamedTuple):

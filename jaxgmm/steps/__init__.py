@@ -1,0 +1,8 @@
+"""Steps of EM: begin reading with `em_step`.
+
+Data to `statistics`, statistics to a mixture. `rows` are the data, read through their
+`standardization`. The E-step, `expectation`, chooses between two forms: `products` of `features`,
+which are fast, and `differences`, which lose no digits; `accumulation` makes the same sums for
+responsibilities from elsewhere. `maximization` is the M-step, and a `problem` what both have in
+common: rows, regularization and the covariance type.
+"""

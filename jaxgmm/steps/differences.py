@@ -1,0 +1,160 @@
+"""The E-step by whitened differences, which never lose a digit."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgmm.arrays.numerics import (
+    FEW,
+    einsum,
+    largest_in_batch,
+    shifted_exponentials,
+    varying,
+    weighted_sum,
+)
+from jaxgmm.covariances.storage import pick
+from jaxgmm.mixtures.densities import log_density
+from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.steps.features import PRODUCTS, SQUARES, with_one
+from jaxgmm.steps.products import Apart
+from jaxgmm.steps.rows import Rows, chunk_of
+from jaxgmm.steps.statistics import SufficientStatistics
+
+
+def by_differences_apart(
+    mixture: GaussianMixture, full_second_moment: bool, inaccurate: Array, most: int
+) -> Apart:
+    """The components that products lose, one after the other by differences.
+
+    So only as many cost what differences do as have to. In a batch as many as any of its mixtures
+    has, and the first of the others where one has fewer.
+
+    Args:
+        mixture: K components.
+        full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
+        inaccurate: (K,) bool, which of them products lose.
+        most: M, no fewer than these.
+    """
+    n_components, n_features = mixture.means.shape
+    numbers = jnp.argsort(~inaccurate)[:most]
+    count = largest_in_batch(jnp.sum(inaccurate))
+    square = (most, n_features, n_features) if full_second_moment else (most, n_features)
+    shapes = ((most,), (most, n_features), square)
+
+    def component(i: Array) -> GaussianMixture:
+        number = lax.dynamic_slice_in_dim(numbers, i, 1)
+        covariance = pick(mixture.covariance, number)
+        return GaussianMixture(mixture.log_weights[number], mixture.means[number], covariance)
+
+    def logits(of_all: Array, z: Array) -> Array:
+        def put(i: Array, of_all: Array) -> Array:
+            one = component(i)
+            own = log_density(one.covariance, one.means, z) + one.log_weights[:, None]
+            return lax.dynamic_update_slice_in_dim(of_all, own, numbers[i], axis=0)
+
+        return lax.fori_loop(0, count, put, varying(of_all, z, mixture))
+
+    def moments(z: Array, responsibilities: Array) -> tuple[Array, ...]:
+        def put(i: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+            own = lax.dynamic_slice_in_dim(responsibilities, numbers[i], 1)
+            found = sum_moments(z, own, component(i).means, full_second_moment)
+            return tuple(
+                lax.dynamic_update_slice_in_dim(of_all, of_one, i, axis=0)
+                for of_all, of_one in zip(sums, found, strict=True)
+            )
+
+        nothing = tuple(jnp.zeros(shape, z.dtype) for shape in shapes)
+        return lax.fori_loop(0, count, put, varying(nothing, z, responsibilities, mixture))
+
+    def statistics(found: SufficientStatistics, sums: tuple[Array, ...]) -> SufficientStatistics:
+        places = jnp.where(jnp.arange(most) < count, numbers, n_components)
+        of_apart = dict(zip(("count", "first", "second"), sums, strict=True))
+        of_apart["origin"] = mixture.means[numbers]
+        put = {
+            name: getattr(found, name).at[places].set(value, mode="drop")
+            for name, value in of_apart.items()
+        }
+        return replace(found, **put)
+
+    return Apart(logits, moments, statistics)
+
+
+def expect_by_differences(
+    rows: Rows,
+    mixture: GaussianMixture,
+    log_prior: Array | None,
+    full_second_moment: bool,
+    wanted: Array | None = None,
+) -> SufficientStatistics:
+    """The E-step by whitened differences, accurate wherever it is: statistics about the means.
+
+    See `expect`; `wanted` is for `sum_over_chunks`.
+    """
+
+    def summand(
+        numbers: Array, weights: Array, z: Array
+    ) -> tuple[Array, tuple[Array, Array, Array]]:
+        logits = log_density(mixture.covariance, mixture.means, z) + mixture.log_weights[:, None]
+        if log_prior is not None:
+            logits += chunk_of(log_prior, numbers, weights).T
+        terms, total, top = shifted_exponentials(logits, axis=0)
+        moments = sum_moments(z, terms * (weights[None] / total), mixture.means, full_second_moment)
+        return weighted_sum(weights, (jnp.log(total) + top)[0]), moments
+
+    size = rows.chunk_rows(mixture.means.size)
+    log_likelihood, (count, first, second) = rows.sum(summand, size, wanted)
+    volume = jnp.sum(count) * rows.frame.log_volume()
+    return SufficientStatistics(log_likelihood - volume, count, first, second, mixture.means)
+
+
+def sum_moments(
+    z: Array, responsibilities: Array, origin: Array, full_second_moment: bool
+) -> tuple[Array, Array, Array]:
+    """Count, first and second moments about the origin.
+
+    Args:
+        z: (N, D).
+        responsibilities: (K, N), times the rows' weights.
+        origin: (K, D).
+        full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
+
+    Returns:
+        (K,), (K, D), and (K, D, D) or (K, D).
+    """
+    if z.shape[1] <= FEW:
+        return _sum_few_moments(z, responsibilities, origin, full_second_moment)
+    difference = z[:, None, :] - origin[None]
+    weighted = responsibilities.T[:, :, None] * difference
+    square = "nki,nkj->kij" if full_second_moment else "nki,nki->ki"
+    return (
+        jnp.sum(responsibilities, axis=1),
+        jnp.sum(weighted, axis=0),
+        einsum(square, weighted, difference),
+    )
+
+
+def _sum_few_moments(
+    z: Array, responsibilities: Array, origin: Array, full_second_moment: bool
+) -> tuple[Array, Array, Array]:
+    """`sum_moments` by products with ones, which on a CPU are many times faster than sums.
+
+    The features are written out, because those that are gathered XLA keeps apart from their
+    product with the responsibilities.
+    """
+    n_features = z.shape[1]
+    difference = with_one(z.T[:, None, :] - origin.T[:, :, None])
+    if full_second_moment:
+        pairs = [(i, j) for i in range(n_features + 1) for j in range(i, n_features + 1)]
+    else:
+        squares = [(i, i) for i in range(n_features)]
+        pairs = [*squares, *((i, n_features) for i in range(n_features + 1))]
+    # In this order, so that what first moments lose the second lose too, and it cancels.
+    values = [(responsibilities * difference[i]) * difference[j] for i, j in pairs]
+    ones = jnp.ones_like(z[:, 0])
+    sums = jnp.stack([einsum("kn,n->k", value, ones) for value in values])
+    if full_second_moment:
+        count, first, second = PRODUCTS.moments((sums,))
+    else:
+        count, first, second = SQUARES.moments((sums[-1], sums[:-1].T))
+    return count, first, second

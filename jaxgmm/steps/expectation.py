@@ -1,0 +1,101 @@
+"""The pass over the data: densities and sufficient statistics of all rows, a chunk at a time."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm.arrays.chunks import one_of_sums
+from jaxgmm.arrays.numerics import (
+    einsum,
+    largest_in_batch,
+    logsumexp,
+)
+from jaxgmm.mixtures.densities import log_density
+from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.steps.differences import by_differences_apart, expect_by_differences
+from jaxgmm.steps.products import Reach, expect_by_products, is_accurate
+from jaxgmm.steps.rows import Rows
+from jaxgmm.steps.statistics import SufficientStatistics
+
+# From so many components on, products go on for the others where they lose at most one in so many.
+# That is one more pass to compile, a seventh of what `em` takes; with fewer components it saves
+# less of a step, and one of them is seldom tight.
+APART_FROM, SHARE_APART = 8, 4
+
+
+def expect(
+    rows: Rows,
+    mixture: GaussianMixture,
+    log_prior: Array | None,
+    full_second_moment: bool,
+    reach: Reach | None = None,
+    smallest_gain: ArrayLike = jnp.inf,
+) -> SufficientStatistics:
+    """The E-step: statistics of the rows under the responsibilities of a mixture.
+
+    Args:
+        rows: the data; mixture and statistics are in their frame, the log-likelihood is of x.
+        mixture: K components, whose weights needn't sum to 1.
+        log_prior: (N, K) added to the logits, or None.
+        full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
+        reach: of the rows, for matrix products where they are accurate, of all components or of all
+            but a few; None for never.
+        smallest_gain: () that must not drown in their noise, see `is_accurate`.
+
+    Returns:
+        Statistics about any origin. With a `reach.square`, the second moments are the sum of those
+        of all components, each about its own origin: (1, D, D) or (1, D).
+    """
+    if reach is None:
+        return expect_by_differences(rows, mixture, log_prior, full_second_moment)
+    square = reach.square
+
+    def by_products(wanted: Array | None) -> SufficientStatistics:
+        return expect_by_products(rows, mixture, log_prior, full_second_moment, square, wanted)
+
+    def by_differences(wanted: Array | None) -> SufficientStatistics:
+        found = expect_by_differences(rows, mixture, log_prior, full_second_moment, wanted)
+        if square is None:
+            return found
+        return replace(found, second=jnp.sum(found.second, axis=0, keepdims=True))
+
+    def by_both(wanted: Array | None) -> SufficientStatistics:
+        apart = by_differences_apart(mixture, full_second_moment, inaccurate, most)
+        return expect_by_products(rows, mixture, log_prior, full_second_moment, None, wanted, apart)
+
+    inaccurate = ~is_accurate(mixture, reach.radius, smallest_gain)
+    n_inaccurate = largest_in_batch(jnp.sum(inaccurate))
+    most = most_apart(mixture.n_components) if square is None else 0
+    if not most:
+        return one_of_sums((n_inaccurate > 0).astype(int), [by_products, by_differences])
+    number = (n_inaccurate > 0).astype(int) + (n_inaccurate > most).astype(int)
+    return one_of_sums(number, [by_products, by_both, by_differences])
+
+
+def most_apart(n_components: int) -> int:
+    """How many components the products may leave to differences, before these take all."""
+    return n_components // SHARE_APART if n_components >= APART_FROM else 0
+
+
+def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) -> tuple[Array, ...]:
+    """Σ w_n log p(x_n) of x, for each of several sets of mixing weights.
+
+    Args:
+        rows: the data.
+        mixture: K components in the frame of the rows.
+        log_weights: each (K,), in place of the mixture's own.
+
+    Returns:
+        () for each of them.
+    """
+
+    def summand(_: Array, weights: Array, z: Array) -> Array:
+        of_components = log_density(mixture.covariance, mixture.means, z)
+        log_probs = [logsumexp(of_components + given[:, None], axis=0) for given in log_weights]
+        values = jnp.stack([jnp.ones_like(weights), *log_probs])
+        return einsum("n,fn->f", weights, jnp.where(weights[None] != 0, values, 0))
+
+    count, *totals = rows.sum(summand, rows.chunk_rows(mixture.means.size))
+    return tuple(total - count * rows.frame.log_volume() for total in totals)

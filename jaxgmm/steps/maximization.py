@@ -1,0 +1,114 @@
+"""The M-step: the mixture that maximizes the expected log-likelihood of statistics."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxgmm.arrays.numerics import at_least, at_most, smallest_variance
+from jaxgmm.covariances.storage import precision_diagonal, unprepared
+from jaxgmm.covariances.structures import Structure, structure_named
+from jaxgmm.covariances.traced import TracedStructure
+from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.steps.statistics import SufficientStatistics
+
+
+def tilt(mixture: GaussianMixture, regularization: Array) -> GaussianMixture:
+    """The mixture with weights w_k exp(-½ tr(R Σ_k⁻¹)), which are not normalized.
+
+    That is what the expected log density of a row becomes when the row is a cloud of covariance R
+    rather than a point. The log-likelihood under these weights is the regularized objective, and
+    `maximize` with the same R climbs it.
+
+    Args:
+        mixture: K components.
+        regularization: (D,) diagonal of R.
+    """
+    diagonal = precision_diagonal(mixture.covariance, mixture.n_features)
+    term = jnp.sum(diagonal * regularization[None], axis=1) / 2
+    return replace(mixture, log_weights=mixture.log_weights - term)
+
+
+@partial(jax.jit, static_argnames="covariance_type")
+def maximize(
+    statistics: SufficientStatistics,
+    covariance_type: str,
+    previous: GaussianMixture | None,
+    regularization: Array,
+    form: TracedStructure | None = None,
+) -> GaussianMixture:
+    """`m_step` for arguments known to be good.
+
+    Args:
+        statistics: see `m_step`.
+        covariance_type: likewise.
+        previous: likewise.
+        regularization: (D,) variances.
+        form: of "full" covariances.
+    """
+    structure = structure_named(covariance_type)
+    total = jnp.sum(statistics.count)
+    weights = statistics.count / total
+    dead = weights <= smallest_variance(weights.dtype)
+    count = jnp.where(dead, 0, statistics.count)
+    shift = statistics.first / jnp.where(dead, jnp.inf, count)[:, None]
+
+    scatter = _scatter_about_means(statistics.second, count, shift, structure)
+    if not structure.shared:
+        of_dead = dead.reshape(-1, *(1,) * (scatter.ndim - 1))
+        average = jnp.sum(jnp.where(of_dead, 0, scatter), axis=0, keepdims=True) / total
+        scatter = jnp.where(of_dead, average, scatter)
+        count = jnp.where(dead, 1, count)
+    estimate = structure.estimate if form is None else form.estimate
+    covariance = estimate(count, scatter, regularization)
+    if previous is not None and not structure.shared:
+        kept = stored_as(covariance_type, previous).covariance
+        covariance = jax.tree.map(
+            lambda old, new: jnp.where(dead.reshape(-1, *(1,) * (new.ndim - 1)), old, new),
+            kept,
+            covariance,
+        )
+    log_weights = jnp.where(dead, -jnp.inf, jnp.log(jnp.where(dead, 1, weights)))
+    means = statistics.origin + shift
+    if previous is not None:
+        means = jnp.where(dead[:, None], previous.means, means)
+    return GaussianMixture(log_weights, means, covariance)
+
+
+def _scatter_about_means(second: Array, count: Array, shift: Array, structure: Structure) -> Array:
+    """Second moments about what is `shift` (K, D) away from the origin that they were about.
+
+    Of all components, or their sum where they share a covariance; matrices, or their diagonals.
+    """
+
+    def pool(array: Array) -> Array:
+        return jnp.sum(array, axis=0, keepdims=True) if structure.shared else array
+
+    if structure.full_second_moment:
+        moved = count[:, None, None] * shift[:, :, None] * shift[:, None, :]
+        return raised_to_zero(pool(second) - pool(moved))
+    diagonal = jnp.diagonal(second, axis1=1, axis2=2) if second.ndim == 3 else second
+    return at_least(pool(diagonal) - pool(count[:, None] * shift**2), 0)
+
+
+def raised_to_zero(scatter: Array) -> Array:
+    """Matrices (K, D, D) whose diagonals are zero where rounding made them negative."""
+    below = at_most(jnp.diagonal(scatter, axis1=1, axis2=2), 0)
+    return scatter - below[:, :, None] * jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
+
+
+def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture:
+    """The mixture with a covariance of this type: its own, or the nearest."""
+    structure = structure_named(covariance_type)
+    if structure.stores(mixture.covariance, mixture.n_components):
+        return replace(mixture, covariance=unprepared(mixture.covariance))
+    nearest = structure.nearest(mixture.covariance, mixture.weights, mixture.n_features)
+    return replace(mixture, covariance=nearest)
+
+
+def means_of(statistics: SufficientStatistics) -> Array:
+    """(K, D) means of the components; the origin for those without any weight."""
+    count = statistics.count[:, None]
+    return statistics.origin + statistics.first / jnp.where(count > 0, count, jnp.inf)
