@@ -22,8 +22,8 @@ from reference import joint_log_prob
 import jaxgmm as jg
 from jaxgmm.mixtures.densities import log_density
 from jaxgmm.steps.features import features_for
-from jaxgmm.steps.products import LOGIT_ERROR, is_accurate, linear_form
-from jaxgmm.steps.rows import Rows, frame_of
+from jaxgmm.steps.products import LOGIT_ERROR, is_accurate, logit_coefficients
+from jaxgmm.steps.rows import Rows, standardization_of
 
 N_ROWS = 4000
 N_COMPONENTS = 4
@@ -40,15 +40,15 @@ def errors(x: jax.Array, labels: np.ndarray, covariance_type: str) -> dict:
         covariance_type: "full" or "diag".
     """
     weights = jnp.ones_like(x[:, 0])
-    rows = Rows(frame_of(x, weights, isotropic=False), x, weights)
-    z = rows.frame.read(x, weights)
+    rows = Rows(standardization_of(x, weights, isotropic=False), x, weights)
+    z = rows.standardization.standardize(x, weights)
     shares = jnp.asarray(np.eye(N_COMPONENTS)[labels], x.dtype)
     statistics = jg.accumulate(z, shares, covariance_type=covariance_type)
     # What the smallest regularization of a fit leaves of a component without any width.
     smallest = float(jnp.finfo(x.dtype).eps) ** 2
     mixture = jg.m_step(statistics, covariance_type, regularization=smallest)
     features = features_for(mixture, covariance_type == "full")
-    products = linear_form(mixture, features).at(features.of(z)).T
+    products = logit_coefficients(mixture, features).at(features.of(z)).T
     differences = log_density(mixture.covariance, mixture.means, z).T + mixture.log_weights[None]
 
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), mixture)

@@ -39,7 +39,7 @@ class View(NamedTuple):
 
     Attributes:
         problem: the data.
-        mixture: in their frame.
+        mixture: in their coordinates.
         statistics: of the data, under the mixture.
     """
 
@@ -50,7 +50,7 @@ class View(NamedTuple):
     @classmethod
     def of(cls, problem: Problem, mixture: GaussianMixture, covariance_type: str) -> "View":
         """Makes one precise pass over the data."""
-        statistics = by_differences(problem).expect(ready(mixture), covariance_type)
+        statistics = by_differences(problem).expected_statistics(ready(mixture), covariance_type)
         return cls(problem, mixture, statistics)
 
     def origin(self) -> tuple[Array, Callable[[Array], Coordinates]]:
@@ -76,7 +76,9 @@ class View(NamedTuple):
 
         def statistics_at(step: Array) -> SufficientStatistics:
             mixture = ready(self.mixture_at(step))
-            statistics = self.problem.expect(mixture, covariance_type, smallest_gain=eps)
+            statistics = self.problem.expected_statistics(
+                mixture, covariance_type, smallest_gain=eps
+            )
             return statistics.about(self.mixture.means)
 
         def product(direction: Array) -> Array:
@@ -218,7 +220,7 @@ def newton(
 
     Args:
         problem: the data.
-        mixture: the start, in their frame.
+        mixture: the start, in their coordinates.
         covariance_type: of the fit.
         most: () int, how many mixtures are looked at, at most.
     """

@@ -199,7 +199,9 @@ def fit_all(
         problem, model = problems.of(task), task // n_init
         if isinstance(given, GaussianMixture):
             mixture = jax.tree.map(lambda leaf: leaf[model], given)
-            return stored_as(settings.covariance_type, problem.rows.frame.enter_as_start(mixture))
+            return stored_as(
+                settings.covariance_type, problem.rows.standardization.transform_start(mixture)
+            )
         if given is None:
             key = jax.random.fold_in(keys[model], task % n_init)
             least = least_rows(settings.covariance_type, problem.form, x.shape[-1])
@@ -247,9 +249,9 @@ def problem_of_each(
         own_x = x[model] if x.ndim == 3 else x
         own_weights = weights[model] if weights.ndim == 2 else weights
         problem = of_data(own_x, own_weights, jax.tree.map(lambda flag: flag[model], form))
-        return problem._replace(rows=Rows(problem.rows.frame, none, none))
+        return problem._replace(rows=Rows(problem.rows.standardization, none, none))
 
     none = jnp.zeros((), x.dtype)
     n_rows, n_features = x.shape[-2:]
     problem = in_blocks(of_model, n_models, slots_for(n_models, n_rows * n_features))
-    return problem._replace(rows=Rows(problem.rows.frame, x, weights))
+    return problem._replace(rows=Rows(problem.rows.standardization, x, weights))

@@ -166,7 +166,7 @@ def _fit_gradient(
     covariance_type = settings.covariance_type
     weights, unit = in_own_unit(weights)
     problem = problem_of(x, weights, reg_covar, mixture.n_components, covariance_type)
-    start = stored_as(covariance_type, problem.rows.frame.enter_as_start(mixture))
+    start = stored_as(covariance_type, problem.rows.standardization.transform_start(mixture))
     fixed, begin = lax.stop_gradient((problem, start))
     end = _descend(fixed, begin, key, tol, optimizer, batch_rows, settings)
     found = retraction(begin, end.step)
@@ -268,7 +268,7 @@ def objective_around(
     Value and gradient are from one pass over the data, see `curvature.py`.
     """
     mixture = retraction(start, step)
-    statistics = lax.stop_gradient(problem.expect(ready(mixture), covariance_type))
+    statistics = lax.stop_gradient(problem.expected_statistics(ready(mixture), covariance_type))
     expected = expected_log_density(mixture, statistics, problem.regularization)
     total = statistics.log_likelihood + expected - lax.stop_gradient(expected)
     return total / jnp.sum(problem.rows.weights)
@@ -280,7 +280,7 @@ def expected_log_density(
     """The log-likelihood of complete data, given their statistics: ().
 
     Args:
-        mixture: K components; the determinant of the frame is not counted.
+        mixture: K components; the determinant of the standardization is not counted.
         statistics: with second moments of all components, or their sum where all have the same
             covariance.
         regularization: (D,) variances that each row brings along.
@@ -322,7 +322,7 @@ def _drawn(problem: Problem, present: Array, key: Array, n_rows: int) -> Problem
         key: a JAX PRNG key.
         n_rows: how many.
     """
-    frame, x, weights = problem.rows
+    standardization, x, weights = problem.rows
     places = jax.random.randint(key, (n_rows,), 0, jnp.sum(weights > 0))
     numbers = present[places]
-    return problem._replace(rows=Rows(frame, x[numbers], weights[numbers]), reach=None)
+    return problem._replace(rows=Rows(standardization, x[numbers], weights[numbers]), extent=None)

@@ -14,7 +14,7 @@ from jaxgmm.covariances.structures import structure_named
 from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.steps.accumulation import collect, collect_partition
+from jaxgmm.steps.accumulation import accumulate_hard, accumulate_soft
 from jaxgmm.steps.maximization import maximize, means_of
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
@@ -87,7 +87,9 @@ def by_random_rows(key: Array, rows: Rows, active: Array, least: Array) -> Respo
         _, drawn = lax.top_k(score, active.size)
     else:
         drawn = jnp.argsort(score, descending=True)[jnp.arange(active.size)]
-    partition = _partition(rows.frame.read(rows.x[drawn], rows.weights[drawn]), active)
+    partition = _partition(
+        rows.standardization.standardize(rows.x[drawn], rows.weights[drawn]), active
+    )
     sample = _sample(rows, active)
     return lloyd(sample, sample, partition, _least_in(sample, rows, least), 0)
 
@@ -155,26 +157,26 @@ def start_from(
     *,
     lend: bool,
 ) -> GaussianMixture:
-    """A mixture in the frame of the rows, by one M-step.
+    """A mixture in the coordinates of the rows, by one M-step.
 
     Args:
-        responsibilities: of some rows, see `expectation.collect`.
+        responsibilities: of some rows, see `expectation.accumulate_soft`.
         rows: the data.
         active: (K,) bool, which components there are; the others have no weight.
         covariance_type: of the mixture.
-        regularization: (D,) variances in the frame.
+        regularization: (D,) variances in standardized coordinates.
         form: of "full" covariances.
         lend: whether components too small for a covariance borrow, see `with_pseudo_rows`.
     """
     full_second_moment = structure_named(covariance_type).full_second_moment
     if isinstance(responsibilities, Nearest):
         centers = responsibilities.reachable()
-        statistics = collect_partition(rows, responsibilities, centers, full_second_moment)
+        statistics = accumulate_hard(rows, responsibilities, centers, full_second_moment)
         statistics = statistics.about(means_of(statistics))
     else:
         zero = jnp.zeros((active.size, rows.x.shape[1]), rows.x.dtype)
-        means = means_of(collect(rows, responsibilities, zero, full_second_moment=False))
-        statistics = collect(rows, responsibilities, means, full_second_moment)
+        means = means_of(accumulate_soft(rows, responsibilities, zero, full_second_moment=False))
+        statistics = accumulate_soft(rows, responsibilities, means, full_second_moment)
     if lend:
         present = jnp.sum(rows.weights > 0).astype(rows.x.dtype)
         average_row = jnp.sum(rows.weights) / present

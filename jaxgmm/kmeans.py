@@ -1,4 +1,4 @@
-"""k-means in the frame: greedy k-means++ seeds, and Lloyd's iterations from them."""
+"""k-means in standardized coordinates: greedy k-means++ seeds, and Lloyd's iterations from them."""
 
 import math
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class Nearest:
     """The partition of rows by their nearest center, the lowest of equals.
 
     Attributes:
-        centers: (K, D) in the frame; those at infinity are nearest to nothing.
+        centers: (K, D) in standardized coordinates; those at infinity are nearest to nothing.
         precision: (D,) what squared differences of each feature count for in the distance.
     """
 
@@ -83,7 +83,7 @@ def subsample(rows: Rows, size: int) -> Rows:
         rows: the data.
         size: number of rows; behind the rows there are, rows of weight 0 fill up.
     """
-    frame, x, weights = rows
+    standardization, x, weights = rows
     if isinstance(x.shape[0], int) and x.shape[0] <= size:
         return rows
     present = jnp.sum(weights > 0)
@@ -103,7 +103,7 @@ def subsample(rows: Rows, size: int) -> Rows:
 
     # Where all rows are present their ranks are their numbers.
     drawn = lax.cond(agreed(present == x.shape[0]), lambda: last, by_rank)
-    return Rows(frame, x[drawn], jnp.where(rank < present, weights[drawn], 0))
+    return Rows(standardization, x[drawn], jnp.where(rank < present, weights[drawn], 0))
 
 
 def running_sum(values: Array) -> Array:
@@ -132,7 +132,7 @@ def draw_rows(uniform: Array, density: Array) -> Array:
 
 
 def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
-    """Greedy k-means++ (Arthur & Vassilvitskii 2007): (K, D) seeds in the frame.
+    """Greedy k-means++ (Arthur & Vassilvitskii 2007): (K, D) seeds in standardized coordinates.
 
     Each seed is the best, by the sum of squared distances it leaves, of 2 + ⌊log K⌋ rows drawn in
     proportion to their squared distance from the seeds before.
@@ -140,7 +140,7 @@ def plus_plus_seeds(key: Array, rows: Rows, n_seeds: int) -> Array:
     n_candidates = 2 + int(math.log(n_seeds))
     dtype = rows.x.dtype
     tiny = float(jnp.finfo(dtype).tiny)
-    z = rows.frame.read(rows.x, rows.weights)
+    z = rows.standardization.standardize(rows.x, rows.weights)
 
     def draws_of(index: Array) -> Array:
         return jax.random.uniform(jax.random.fold_in(key, index), (n_candidates,), dtype)
@@ -240,7 +240,7 @@ def _moved_into(
         within: () in [0, 1), the place in each stratum.
         centers: (K, D).
     """
-    z = sample.frame.read(sample.x, sample.weights)
+    z = sample.standardization.standardize(sample.x, sample.weights)
     density = large[partition.labels(z)] & (sample.weights > 0)
     number, n_small = jnp.cumsum(small) - 1, jnp.maximum(jnp.sum(small), 1)
     place = (number.astype(z.dtype) + within) / n_small.astype(z.dtype)
@@ -260,5 +260,5 @@ def scaled_within(rows: Rows, partition: Nearest) -> Nearest:
 
     total = rows.sum(summand, rows.chunk_rows(partition.centers.size))
     variance = total / jnp.sum(rows.weights)
-    variance = jnp.where(rows.frame.isotropic, jnp.mean(variance), variance)
+    variance = jnp.where(rows.standardization.isotropic, jnp.mean(variance), variance)
     return replace(partition, precision=1 / jnp.maximum(variance, SMALLEST_DEVIATION**2))

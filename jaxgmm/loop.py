@@ -21,7 +21,7 @@ from jaxgmm.programs import Program
 from jaxgmm.results import FitResult, Status
 from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps.expectation import total_log_prob
-from jaxgmm.steps.maximization import maximize, stored_as, tilt
+from jaxgmm.steps.maximization import maximize, stored_as, with_penalty
 from jaxgmm.steps.problem import Problem, by_differences, problem_of, ready
 from jaxgmm.weighting import in_unit_of_weights
 
@@ -123,7 +123,9 @@ def _em(
 ) -> FitResult:
     weights, unit = in_own_unit(weights)
     problem = problem_of(x, weights, reg_covar, mixture.n_components, settings.covariance_type)
-    start = stored_as(settings.covariance_type, problem.rows.frame.enter_as_start(mixture))
+    start = stored_as(
+        settings.covariance_type, problem.rows.standardization.transform_start(mixture)
+    )
     active = jnp.ones(mixture.n_components, bool)
     result = climb(problem, start, active, jnp.asarray(tol, x.dtype), settings)
     return in_unit_of_weights(result, unit)
@@ -132,7 +134,7 @@ def _em(
 def climb(
     problem: Problem, start: GaussianMixture, active: Array, tol: Array, settings: Settings
 ) -> FitResult:
-    """EM in the frame from a start in the frame; the result is in the data's units.
+    """EM from a start, both in standardized coordinates; the result is in the data's units.
 
     Args:
         problem: the data.
@@ -161,9 +163,9 @@ def ended(
 ) -> FitResult:
     """What is to be said about a loop that has ended; see `climb`."""
     whitening = ready(mixture)
-    tilted = tilt(whitening, problem.regularization)
+    penalized = with_penalty(whitening, problem.regularization)
     log_likelihood, objective = total_log_prob(
-        problem.rows, whitening, whitening.log_weights, tilted.log_weights
+        problem.rows, whitening, whitening.log_weights, penalized.log_weights
     )
     finite = trace.finite & jnp.isfinite(objective) & jnp.isfinite(log_likelihood)
     degenerate = finite & active & degenerate_components(whitening, problem.regularization)
@@ -172,7 +174,7 @@ def ended(
     status = jnp.where(finite, status, Status.NON_FINITE)
     done = jnp.arange(settings.max_iter, dtype=jnp.int32) >= trace.n_iter - 1
     return FitResult(
-        mixture=problem.rows.frame.leave(mixture),
+        mixture=problem.rows.standardization.inverse_transform(mixture),
         log_likelihood=log_likelihood,
         objective=objective,
         n_iter=trace.n_iter,
@@ -189,9 +191,9 @@ def step(
     covariance_type: str,
     smallest_gain: ArrayLike = jnp.inf,
 ) -> Step:
-    """The step from a mixture; `smallest_gain` is for `expect`."""
+    """The step from a mixture; `smallest_gain` is for `expected_statistics`."""
     whitening = ready(mixture)
-    statistics = problem.expect(whitening, covariance_type, smallest_gain)
+    statistics = problem.expected_statistics(whitening, covariance_type, smallest_gain)
     new = maximize(statistics, covariance_type, mixture, problem.regularization, problem.form)
     return Step(new, statistics.log_likelihood, gain_of(new, whitening))
 

@@ -69,7 +69,7 @@ class Problems(NamedTuple):
     def n_slots(self, n_tasks: int, n_components: int, refilled: bool = False) -> int:
         """How many fits at a time, in slots that are refilled or in blocks."""
         n_rows, n_features = self.problem.rows.x.shape[-2:]
-        if self.shared and self.problem.reach is not None:
+        if self.shared and self.problem.extent is not None:
             return max(1, min(n_tasks, COLUMNS // n_components))
         return slots_for(n_tasks, n_rows * n_components * n_features, refilled)
 

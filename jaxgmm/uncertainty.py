@@ -22,7 +22,7 @@ from jaxgmm.mixtures.parameters import constrain, unconstrain
 from jaxgmm.programs import PlatformProgram
 from jaxgmm.solvers.tangent import retraction, zero_tangent
 from jaxgmm.steps.expectation import total_log_prob
-from jaxgmm.steps.rows import Rows, as_they_are, frame_of
+from jaxgmm.steps.rows import Rows, as_they_are, standardization_of
 
 # Products with the curvature that are computed together.
 DIRECTIONS = 8
@@ -149,9 +149,9 @@ def _standard_errors(
 ) -> StandardErrors:
     structure = structure_named(mixture.covariance_type)
     weights, unit = in_own_unit(weights)
-    frame = frame_of(x, weights, isinstance(mixture.covariance, Spherical))
-    rows = Rows(frame, x, weights)
-    center = frame.enter(mixture)
+    standardization = standardization_of(x, weights, isinstance(mixture.covariance, Spherical))
+    rows = Rows(standardization, x, weights)
+    center = standardization.transform(mixture)
     origin, unravel = ravel_pytree(varying(zero_tangent(center), rows))
 
     def mixture_at(step: Array) -> GaussianMixture:
@@ -162,7 +162,7 @@ def _standard_errors(
         return total_log_prob(rows, moved, moved.log_weights)[0]
 
     def read(step: Array) -> StandardErrors:
-        moved = frame.leave(mixture_at(step))
+        moved = standardization.inverse_transform(mixture_at(step))
         variances = structure.variances(moved.covariance, moved.n_features)
         return StandardErrors(moved.weights, moved.means, variances)
 

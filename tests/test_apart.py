@@ -14,10 +14,10 @@ from jaxgmm.arrays import host
 from jaxgmm.covariances.storage import prepared
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.steps import products
-from jaxgmm.steps.differences import expect_by_differences
-from jaxgmm.steps.expectation import APART_FROM, expect, most_apart
-from jaxgmm.steps.products import expect_by_products, is_accurate, reach_of
-from jaxgmm.steps.rows import Rows, frame_of
+from jaxgmm.steps.differences import statistics_by_differences
+from jaxgmm.steps.expectation import APART_FROM, expected_statistics, most_apart
+from jaxgmm.steps.products import extent_of, is_accurate, statistics_by_products
+from jaxgmm.steps.rows import Rows, standardization_of
 
 # As few components as have a part of them apart, of which so many fit into it.
 N, D, K = 600, 2, APART_FROM
@@ -35,11 +35,11 @@ def rows_with_an_outlier(n_rows: int = N) -> Rows:
     weights = random.uniform(0.5, 2, size=n_rows)
     weights[::7] = 0
     x, weights = array(x), array(weights)
-    return Rows(frame_of(x, weights, True), x, weights)
+    return Rows(standardization_of(x, weights, True), x, weights)
 
 
 def mixture_with(n_tight: int, covariance_type: str, z: np.ndarray) -> jg.GaussianMixture:
-    """K components in the frame of rows z, of which so many are tight: first one far away."""
+    """K components over standardized rows z, of which so many are tight: first one far away."""
     random = np.random.default_rng(1)
     means = random.normal(size=(K, D)) / 2
     factors = np.tril(random.uniform(-0.2, 0.2, size=(K, D, D))) + 0.7 * np.eye(D)
@@ -67,17 +67,17 @@ def rows():
 
 @pytest.fixture(scope="module", params=TYPES)
 def passes(request, rows):
-    """By covariance type: the rows in their frame, their reach, and a compiled pass."""
+    """By covariance type: the rows, standardized, their extent, and a compiled pass."""
     full = STRUCTURES[request.param].full_second_moment
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "SMALLEST_PASS", 0)
-        reach = reach_of(rows, K, STRUCTURES[request.param])
+        extent = extent_of(rows, K, STRUCTURES[request.param])
 
     @jax.jit
     def one(mixture):
-        return expect(rows, mixture, None, full, reach)
+        return expected_statistics(rows, mixture, None, full, extent)
 
-    return request.param, rows.frame.read(rows.x, rows.weights), reach, one
+    return request.param, rows.standardization.standardize(rows.x, rows.weights), extent, one
 
 
 def with_full_second(statistics):
@@ -89,10 +89,10 @@ def with_full_second(statistics):
 @pytest.mark.parametrize("regime", REGIMES)
 def test_statistics_are_the_oracles_however_many_components_products_lose(passes, rows, regime):
     """Also of components that products keep, which share the rows with those that they lose."""
-    covariance_type, z, reach, one = passes
+    covariance_type, z, extent, one = passes
     n_tight = REGIMES[regime]
     mixture = mixture_with(n_tight, covariance_type, double(z))
-    lost = ~np.asarray(is_accurate(mixture, reach.radius))
+    lost = ~np.asarray(is_accurate(mixture, extent.max_abs))
     assert np.sum(lost) == n_tight
     found = one(mixture)
     # Sums of products are about zero, those of differences about the means.
@@ -102,7 +102,7 @@ def test_statistics_are_the_oracles_however_many_components_products_lose(passes
     weights, dense = double(rows.weights), oracle.dense(mixture)
     expected = oracle.e_step(dense, double(z), weights)
     log_likelihood = oracle.log_likelihood(dense, double(z), weights)
-    log_likelihood -= weights.sum() * double(rows.frame.log_volume())
+    log_likelihood -= weights.sum() * double(rows.standardization.log_volume())
     tolerance = by_dtype(2e-4, 1e-11)
     assert_close(actual.log_likelihood, log_likelihood, rtol=by_dtype(1e-5, 1e-12))
     assert_close(actual.count, expected.count, rtol=by_dtype(1e-3, 1e-9))
@@ -120,12 +120,12 @@ def test_statistics_are_the_oracles_however_many_components_products_lose(passes
 
 def test_products_alone_would_lose_the_tight_component(passes, rows):
     """So that the tests above see something."""
-    covariance_type, z, reach, _ = passes
+    covariance_type, z, extent, _ = passes
     mixture = mixture_with(MOST, covariance_type, double(z))
     full = STRUCTURES[covariance_type].full_second_moment
-    lost = expect_by_products(rows, mixture, None, full, None).about(mixture.means)
-    kept = expect_by_differences(rows, mixture, None, full)
-    apart = ~np.asarray(is_accurate(mixture, reach.radius))
+    lost = statistics_by_products(rows, mixture, None, full, None).about(mixture.means)
+    kept = statistics_by_differences(rows, mixture, None, full)
+    apart = ~np.asarray(is_accurate(mixture, extent.max_abs))
     size = np.abs(double(kept.second))[apart].reshape(MOST, -1).max(axis=1)
     error = np.abs(double(lost.second) - double(kept.second))[apart].reshape(MOST, -1).max(axis=1)
     assert np.any(error > by_dtype(1, 1e-9) * size)
@@ -145,12 +145,12 @@ def test_a_batch_of_which_each_loses_others_is_one_by_one(passes):
 
 
 def test_a_prior_is_added_to_components_apart(passes, rows):
-    covariance_type, z, reach, _ = passes
+    covariance_type, z, extent, _ = passes
     full = STRUCTURES[covariance_type].full_second_moment
     mixture = mixture_with(1, covariance_type, double(z))
     prior = array(np.random.default_rng(2).normal(size=(N, K)))
-    expected = expect_by_differences(rows, mixture, prior, full)
-    actual = jax.jit(lambda prior: expect(rows, mixture, prior, full, reach))(prior)
+    expected = statistics_by_differences(rows, mixture, prior, full)
+    actual = jax.jit(lambda prior: expected_statistics(rows, mixture, prior, full, extent))(prior)
     assert_close(actual.count, expected.count, rtol=by_dtype(1e-3, 1e-9))
     assert_close(actual.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-12))
 
@@ -159,11 +159,11 @@ def test_a_prior_is_added_to_components_apart(passes, rows):
 def test_the_objective_never_falls_while_a_component_is_apart(monkeypatch, covariance_type, rows):
     monkeypatch.setattr(host, "SMALL", 0)
     monkeypatch.setattr(products, "SMALLEST_PASS", 0)
-    z = rows.frame.read(rows.x, rows.weights)
+    z = rows.standardization.standardize(rows.x, rows.weights)
     start = mixture_with(2, covariance_type, double(z))
     fit = jg.em(start, z, weights=rows.weights, covariance_type=covariance_type, max_iter=40, tol=0)
-    radius = jnp.max(jnp.abs(z), axis=0)
-    assert 1 <= np.sum(~np.asarray(is_accurate(fit.mixture, radius))) <= MOST
+    max_abs = jnp.max(jnp.abs(z), axis=0)
+    assert 1 <= np.sum(~np.asarray(is_accurate(fit.mixture, max_abs))) <= MOST
     size = np.abs(double(fit.mixture.log_prob(z))).sum()
     assert np.diff(double(fit.history)).min() >= -by_dtype(1e-5, 1e-10) * size
     assert fit.status != jg.Status.NON_FINITE
@@ -181,7 +181,7 @@ def test_tangents_of_a_pass_are_those_of_differences(passes, rows):
         return one(mixture).about(mixture.means).count
 
     def of_differences(mixture):
-        return expect_by_differences(rows, mixture, None, full).count
+        return statistics_by_differences(rows, mixture, None, full).count
 
     _, expected = jax.jvp(of_differences, (mixture,), (direction,))
     _, actual = jax.jvp(of_pass, (mixture,), (direction,))

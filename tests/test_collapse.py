@@ -12,7 +12,7 @@ import jaxgmm as jg
 from jaxgmm.convergence import CONFIRMATIONS, Gain, Progress
 from jaxgmm.initialization import STARTS, least_rows
 from jaxgmm.splitting import split_instead
-from jaxgmm.steps.rows import Rows, frame_of
+from jaxgmm.steps.rows import Rows, standardization_of
 
 N_ROWS, D, K = 400, 2, 10
 
@@ -130,9 +130,9 @@ def test_parts_that_fits_start_from_have_rows_for_a_covariance(init, key):
     """Twice as many as a full covariance takes; greedy seeds alone have parts of one row."""
     x = array(heavy_tails())
     weights = jnp.ones(N_ROWS, DTYPE)
-    rows = Rows(frame_of(x, weights, isotropic=False), x, weights)
+    rows = Rows(standardization_of(x, weights, isotropic=False), x, weights)
     least = least_rows("full", None, D)
-    z = rows.frame.read(x, weights)
+    z = rows.standardization.standardize(x, weights)
 
     @partial(jax.jit, static_argnames="least")
     def smallest(key, least):

@@ -18,7 +18,7 @@ from jaxgmm.covariances.storage import (
     variances,
 )
 from jaxgmm.diagnosis import degenerate_components
-from jaxgmm.steps.maximization import stored_as, tilt
+from jaxgmm.steps.maximization import stored_as, with_penalty
 
 # Few rows and many features: D² is far more than the data's N·D, and K times as much as they are.
 N, D, K = 10, 400, 3
@@ -72,7 +72,7 @@ def test_nothing_of_a_diagonal_mixture_is_a_matrix(covariance_type):
         "twins": lambda m, x: degenerate_components(m, variance),
         "gain": lambda m, x: expected_gain(m, m),
         "divergence": lambda m, x: kl_between_covariances(m.covariance, m.covariance, D),
-        "tilt": lambda m, x: tilt(m, variance),
+        "penalty": lambda m, x: with_penalty(m, variance),
         "metric": lambda m, x: metric(m),
         "coordinates": lambda m, x: jg.constrain(jg.unconstrain(m)),
         "gradient": jax.grad(lambda m, x: jnp.sum(m.log_prob(x))),

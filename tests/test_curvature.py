@@ -21,19 +21,19 @@ from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.curvature import View, newton
 from jaxgmm.steps import products
 from jaxgmm.steps.expectation import total_log_prob
-from jaxgmm.steps.maximization import tilt
+from jaxgmm.steps.maximization import with_penalty
 from jaxgmm.steps.problem import problem_of
 
 X = blobs(width=2.0)
 
 
 def at_the_top(covariance_type):
-    """A problem, and the mixture at its maximum, in the frame."""
+    """A problem, and the mixture at its maximum, in standardized coordinates."""
     x = array(X)
     start = start_from_labels(X, covariance_type)
     problem = problem_of(x, jnp.ones(len(X), DTYPE), array(1e-3), 3, covariance_type)
     climb = jax.jit(lambda mixture: newton(problem, mixture, covariance_type))
-    return problem, climb(problem.rows.frame.enter(start))
+    return problem, climb(problem.rows.standardization.transform(start))
 
 
 def test_newton_steps_end_where_the_gradient_vanishes_and_em_stays(covariance_type):
@@ -51,8 +51,8 @@ def test_products_are_those_with_the_hessian(covariance_type):
 
     def objective(step):
         mixture = view.mixture_at(step)
-        tilted = tilt(mixture, problem.regularization)
-        return total_log_prob(problem.rows, mixture, tilted.log_weights)[0] / len(X)
+        penalized = with_penalty(mixture, problem.regularization)
+        return total_log_prob(problem.rows, mixture, penalized.log_weights)[0] / len(X)
 
     direction = jnp.cos(jnp.arange(origin.size, dtype=DTYPE))
     products = jax.jit(view.information(covariance_type))(direction)
@@ -75,7 +75,7 @@ def test_newton_steps_never_lower_the_objective_and_leave_a_saddle():
     problem = problem_of(x, jnp.ones(len(X), DTYPE), array(1e-3), 3, "full")
     # All components alike but for a trace of a difference.
     start = start_from_labels(X, "full", blur=0.999)
-    begin = problem.rows.frame.enter(start)
+    begin = problem.rows.standardization.transform(start)
     before = View.of(problem, begin, "full").statistics.log_likelihood
     ascent = newton(problem, begin, "full")
     assert ascent.statistics.log_likelihood > before + 1

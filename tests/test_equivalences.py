@@ -28,7 +28,7 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm.initialization import STARTS
 from jaxgmm.kmeans import plus_plus_seeds, subsample
-from jaxgmm.steps.rows import Rows, frame_of
+from jaxgmm.steps.rows import Rows, standardization_of
 
 RELATIVE = by_dtype(2e-5, 1e-11)
 SAME = by_dtype(1e-3, 1e-8)
@@ -231,9 +231,9 @@ def test_rows_of_weight_zero_do_not_change_where_a_fit_starts(init, key):
 
     @jax.jit
     def partition(x, weights):
-        rows = Rows(frame_of(x, weights, isotropic=False), x, weights)
+        rows = Rows(standardization_of(x, weights, isotropic=False), x, weights)
         responsibilities = STARTS[init](key, rows, jnp.ones(K, bool), jnp.asarray(6))
-        return responsibilities(jnp.arange(30), rows.frame.read(x, weights)[:30])
+        return responsibilities(jnp.arange(30), rows.standardization.standardize(x, weights)[:30])
 
     x = blobs()[::3]
     plain, among_others = partition(array(x), array(np.ones(30))), partition(*padded(x))
@@ -302,7 +302,7 @@ def test_seeds_do_not_depend_on_rows_of_weight_zero():
 
     @jax.jit
     def seeds_of(keys, x, weights):
-        rows = Rows(frame_of(x, weights, isotropic=False), x, weights)
+        rows = Rows(standardization_of(x, weights, isotropic=False), x, weights)
         return jax.vmap(lambda key: plus_plus_seeds(key, rows, K))(keys)
 
     keys = jax.random.split(jax.random.key(0), 20)

@@ -81,7 +81,9 @@ def test_restarts_have_keys_of_their_own(key):
         variances = problem.regularization
         return start_from(partition, problem.rows, active, "full", variances, lend=True)
 
-    starts = [problem.rows.frame.leave(start_of(restart)) for restart in range(3)]
+    starts = [
+        problem.rows.standardization.inverse_transform(start_of(restart)) for restart in range(3)
+    ]
     objectives = [float(jg.log_likelihood(start, x)) for start in starts]
     for n_init in (1, 3):
         best = jg.fit(key, x, K, init="random", n_init=n_init, max_iter=0)
@@ -134,8 +136,8 @@ def test_screened_out_restarts_go_on_where_the_finalists_degenerate(key, monkeyp
     x = array(blobs()[:71])
     problem = problem_of(x, jnp.ones(len(x), DTYPE), array(1e-9), K, "diag")
     problems = Problems(problem, 9)
-    good = problem.rows.frame.enter(start_from_labels(blobs(), "diag"))
-    row = problem.rows.frame.read(x, jnp.ones(len(x), DTYPE))[70]
+    good = problem.rows.standardization.transform(start_from_labels(blobs(), "diag"))
+    row = problem.rows.standardization.standardize(x, jnp.ones(len(x), DTYPE))[70]
     bad = replace(
         good,
         means=good.means.at[0].set(row),

@@ -13,7 +13,7 @@ from jaxgmm.kmeans import (
     running_sum,
     scaled_within,
 )
-from jaxgmm.steps.rows import Rows, frame_of
+from jaxgmm.steps.rows import Rows, standardization_of
 
 # Two clusters, of weights 2 and 5: far apart in the first feature, in which they are narrow, and
 # alike in the second. The last row is absent.
@@ -23,18 +23,18 @@ WEIGHTS = np.array([1.0, 1, 2, 3, 0])
 
 def rows_of(x, isotropic=False):
     x, weights = array(x), array(WEIGHTS)
-    return Rows(frame_of(x, weights, isotropic), x, weights)
+    return Rows(standardization_of(x, weights, isotropic), x, weights)
 
 
 def partition_of(rows, numbers=(0, 2)):
-    centers = rows.frame.read(rows.x, rows.weights)[jnp.array(numbers)]
+    centers = rows.standardization.standardize(rows.x, rows.weights)[jnp.array(numbers)]
     start = Nearest(centers, jnp.ones(2, rows.x.dtype))
     return lloyd(rows, rows, start, 1, 10)
 
 
 def deviations(rows):
     """What precisions mean in the units of the data."""
-    return rows.frame.scale / jnp.sqrt(scaled_within(rows, partition_of(rows)).precision)
+    return rows.standardization.scale / jnp.sqrt(scaled_within(rows, partition_of(rows)).precision)
 
 
 def test_features_are_measured_by_their_deviation_within_clusters():

@@ -32,17 +32,17 @@ from jaxgmm.arrays.budgets import on_platform
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.kmeans import Nearest
 from jaxgmm.steps import products
-from jaxgmm.steps.accumulation import collect, collect_partition
-from jaxgmm.steps.differences import expect_by_differences
+from jaxgmm.steps.accumulation import accumulate_hard, accumulate_soft
+from jaxgmm.steps.differences import statistics_by_differences
 from jaxgmm.steps.features import LINEAR, PRODUCTS, features_for
 from jaxgmm.steps.maximization import maximize
-from jaxgmm.steps.products import expect_by_products, is_accurate, linear_form
-from jaxgmm.steps.rows import Rows, frame_of
+from jaxgmm.steps.products import is_accurate, logit_coefficients, statistics_by_products
+from jaxgmm.steps.rows import Rows, standardization_of
 
 
 def rows_of(x, weights, isotropic):
     x, weights = padded(x, weights)
-    return Rows(frame_of(x, weights, isotropic), x, weights)
+    return Rows(standardization_of(x, weights, isotropic), x, weights)
 
 
 @pytest.mark.parametrize("in_block", [None, 4], ids=["whole", "blocks"])
@@ -55,11 +55,11 @@ def test_statistics_are_those_of_differences(monkeypatch, covariance_type, share
     structure = STRUCTURES[covariance_type]
     x = np.where(weights[:, None] > 0, blobs(), np.nan)
     rows = rows_of(x, weights, structure.isotropic)
-    mixture = rows.frame.enter(start_from_labels(blobs(), covariance_type))
-    reach = reach_of_small(rows, structure if shared else None)
+    mixture = rows.standardization.transform(start_from_labels(blobs(), covariance_type))
+    extent = extent_of_small(rows, structure if shared else None)
     full = structure.full_second_moment
-    expected = expect_by_differences(rows, mixture, None, full)
-    actual = expect_by_products(rows, mixture, None, full, reach.square)
+    expected = statistics_by_differences(rows, mixture, None, full)
+    actual = statistics_by_products(rows, mixture, None, full, extent.second_moment)
     tolerance = by_dtype(2e-4, 1e-12)
     assert_close(actual.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-13))
     assert_close(actual.count, expected.count, rtol=tolerance)
@@ -75,24 +75,24 @@ def test_statistics_are_those_of_differences(monkeypatch, covariance_type, share
     )
 
 
-def reach_of_small(rows, structure):
+def extent_of_small(rows, structure):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "SMALLEST_PASS", 0)
-        return products.reach_of(rows, K, structure)
+        return products.extent_of(rows, K, structure)
 
 
 def test_a_log_prior_is_added_and_dead_components_stay_dead():
     rows = rows_of(blobs(), np.ones(N), False)
-    mixture = rows.frame.enter(start_from_labels(blobs(), "full"))
+    mixture = rows.standardization.transform(start_from_labels(blobs(), "full"))
     dead = jg.GaussianMixture(
         mixture.log_weights.at[1].set(-jnp.inf), mixture.means, mixture.covariance
     )
-    assert np.isfinite(linear_form(dead, PRODUCTS).coefficients).all()
+    assert np.isfinite(logit_coefficients(dead, PRODUCTS).coefficients).all()
     log_prior = np.random.default_rng(0).normal(size=(N, K))
     only_dead = np.where((np.arange(N) < 3)[:, None] & (np.arange(K) != 1), -np.inf, log_prior)
     for prior, impossible in ((log_prior, 0), (only_dead, 3)):
-        expected = expect_by_differences(rows, dead, array(prior), True)
-        actual = expect_by_products(rows, dead, array(prior), True, None)
+        expected = statistics_by_differences(rows, dead, array(prior), True)
+        actual = statistics_by_products(rows, dead, array(prior), True, None)
         assert_close(actual.count, expected.count, rtol=by_dtype(1e-4, 1e-12))
         assert_close(actual.count[1], impossible / K)
         if impossible:
@@ -105,10 +105,10 @@ def test_a_log_prior_is_added_and_dead_components_stay_dead():
 def test_moments_of_a_partition_are_those_of_its_responsibilities(full):
     """Also of parts far narrower than they are apart, which products about zero would lose."""
     rows = rows_of(blobs(width=by_dtype(1e-3, 1e-7)), np.linspace(0, 2, N), False)
-    z = rows.frame.read(rows.x, rows.weights)
+    z = rows.standardization.standardize(rows.x, rows.weights)
     partition = Nearest(z[np.array([0, 30, 80])], jnp.ones(z.shape[1]))
-    actual = collect_partition(rows, partition, partition.centers, full)
-    expected = collect(rows, partition, partition.centers, full)
+    actual = accumulate_hard(rows, partition, partition.centers, full)
+    expected = accumulate_soft(rows, partition, partition.centers, full)
     for name in ("count", "first", "second"):
         assert_close(
             getattr(actual, name),
@@ -132,8 +132,12 @@ def test_where_the_products_are_used_logits_have_a_stated_error(n_features, cova
     accepted = []
     for ratio in RATIOS:
         x = double(array(centers[labels] + noise / ratio))
-        rows = Rows(frame_of(array(x), jnp.ones(400, DTYPE), False), array(x), jnp.ones(400, DTYPE))
-        z = rows.frame.read(rows.x, rows.weights)
+        rows = Rows(
+            standardization_of(array(x), jnp.ones(400, DTYPE), False),
+            array(x),
+            jnp.ones(400, DTYPE),
+        )
+        z = rows.standardization.standardize(rows.x, rows.weights)
         shares = array(np.eye(K)[labels])
         mixture = jg.m_step(
             jg.accumulate(z, shares, covariance_type=covariance_type),
@@ -141,10 +145,10 @@ def test_where_the_products_are_used_logits_have_a_stated_error(n_features, cova
             regularization=EPS**2,
         )
         features = features_for(mixture, covariance_type == "full")
-        logits = linear_form(mixture, features).at(features.of(z)).T
+        logits = logit_coefficients(mixture, features).at(features.of(z)).T
         error = np.abs(double(logits) - logits_in_double(mixture, double(z))).max()
-        radius = jnp.max(jnp.abs(z), axis=0)
-        accepted.append(bool(jnp.all(is_accurate(mixture, radius))))
+        max_abs = jnp.max(jnp.abs(z), axis=0)
+        accepted.append(bool(jnp.all(is_accurate(mixture, max_abs))))
         assert not accepted[-1] or error <= products.LOGIT_ERROR[jnp.finfo(DTYPE).bits]
     assert accepted == sorted(accepted, reverse=True)
     switches = RATIOS[accepted.index(False)]
@@ -285,10 +289,10 @@ def test_derivatives_of_an_e_step_by_products_are_those_of_the_e_step(monkeypatc
 
 def test_features_of_first_order_leave_out_what_all_components_share():
     rows = rows_of(blobs(), np.ones(N), False)
-    mixture = rows.frame.enter(start_from_labels(blobs(), "tied"))
-    z = rows.frame.read(rows.x, rows.weights)
+    mixture = rows.standardization.transform(start_from_labels(blobs(), "tied"))
+    z = rows.standardization.standardize(rows.x, rows.weights)
     logits = double(mixture.component_log_prob(z)) + double(mixture.log_weights)
-    linear = double(linear_form(mixture, LINEAR).at(LINEAR.of(z))).T
+    linear = double(logit_coefficients(mixture, LINEAR).at(LINEAR.of(z))).T
     rest = logits - linear
     assert_close(rest, rest[:, :1] * np.ones(K), rtol=0, atol=by_dtype(1e-3, 1e-11))
     assert len(LABELS) == len(rest)
@@ -299,11 +303,15 @@ def test_a_dead_component_stays_where_it_is(covariance_type):
     """Though the statistics are about the data's center."""
     structure = STRUCTURES[covariance_type]
     rows = rows_of(blobs(), np.ones(N), structure.isotropic)
-    mixture = rows.frame.enter(start_from_labels(blobs(), covariance_type))
+    mixture = rows.standardization.transform(start_from_labels(blobs(), covariance_type))
     dead = replace(mixture, log_weights=mixture.log_weights.at[1].set(-jnp.inf))
-    reach = reach_of_small(rows, structure)
-    statistics = expect_by_products(
-        rows, dead, None, structure.full_second_moment, reach.square if structure.shared else None
+    extent = extent_of_small(rows, structure)
+    statistics = statistics_by_products(
+        rows,
+        dead,
+        None,
+        structure.full_second_moment,
+        extent.second_moment if structure.shared else None,
     )
     new = maximize(statistics, covariance_type, dead, jnp.zeros(D, DTYPE))
     assert new.log_weights[1] == -jnp.inf

@@ -17,7 +17,7 @@ from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
 
 
-def collect(
+def accumulate_soft(
     rows: Rows,
     responsibilities: Callable[[Array, Array], Array],
     origin: Array,
@@ -26,9 +26,9 @@ def collect(
     """Statistics of the rows under responsibilities from elsewhere; the log-likelihood is 0.
 
     Args:
-        rows: the data; origin and statistics are in their frame.
+        rows: the data; origin and statistics are in their coordinates.
         responsibilities: called with the numbers of some rows: (rows,) int, and with the rows
-            themselves in the frame: (rows, D). Returns (rows, K).
+            themselves, standardized: (rows, D). Returns (rows, K).
         origin: (K, D).
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
     """
@@ -42,17 +42,17 @@ def collect(
     return SufficientStatistics(jnp.zeros_like(count[0]), count, first, second, origin)
 
 
-def collect_partition(
+def accumulate_hard(
     rows: Rows,
     partition: Callable[[Array, Array], Array],
     origin: Array,
     full_second_moment: bool,
 ) -> SufficientStatistics:
-    """`collect` for responsibilities that are 0 or 1: each row has one difference, from its own.
+    """Statistics for responsibilities that are 0 or 1: each row has one difference, from its own.
 
     Args:
-        rows: the data; origin and statistics are in their frame.
-        partition: called as by `collect`, returns one-hot rows.
+        rows: the data; origin and statistics are in their coordinates.
+        partition: called as by `accumulate_soft`, returns one-hot rows.
         origin: (K, D).
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
     """

@@ -80,7 +80,7 @@ def by_differences_apart(
     return Apart(logits, moments, statistics)
 
 
-def expect_by_differences(
+def statistics_by_differences(
     rows: Rows,
     mixture: GaussianMixture,
     log_prior: Array | None,
@@ -89,7 +89,7 @@ def expect_by_differences(
 ) -> SufficientStatistics:
     """The E-step by whitened differences, accurate wherever it is: statistics about the means.
 
-    See `expect`; `wanted` is for `sum_over_chunks`.
+    See `expected_statistics`; `wanted` is for `sum_over_chunks`.
     """
 
     def summand(
@@ -104,7 +104,7 @@ def expect_by_differences(
 
     size = rows.chunk_rows(mixture.means.size)
     log_likelihood, (count, first, second) = rows.sum(summand, size, wanted)
-    volume = jnp.sum(count) * rows.frame.log_volume()
+    volume = jnp.sum(count) * rows.standardization.log_volume()
     return SufficientStatistics(log_likelihood - volume, count, first, second, mixture.means)
 
 

@@ -24,16 +24,16 @@ from jaxgmm.covariances.storage import Spherical
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.programs import PlatformProgram
-from jaxgmm.steps.accumulation import collect
-from jaxgmm.steps.expectation import expect
+from jaxgmm.steps.accumulation import accumulate_soft
+from jaxgmm.steps.expectation import expected_statistics
 from jaxgmm.steps.maximization import (
     maximize,
     means_of,
-    tilt,
+    with_penalty,
 )
-from jaxgmm.steps.products import reach_of
-from jaxgmm.steps.rows import Rows, as_they_are, frame_of
-from jaxgmm.steps.standardization import Frame
+from jaxgmm.steps.products import extent_of
+from jaxgmm.steps.rows import Rows, as_they_are, standardization_of
+from jaxgmm.steps.standardization import Standardization
 from jaxgmm.steps.statistics import SufficientStatistics
 
 
@@ -221,10 +221,12 @@ def _e_step(
     full_second_moment: bool,
 ) -> SufficientStatistics:
     if regularization is not None:
-        mixture = tilt(mixture, regularization)
+        mixture = with_penalty(mixture, regularization)
     weights, unit = in_own_unit(weights)
-    if reach_of(as_they_are(x, weights), mixture.n_components, None) is None:
-        return unit * expect(as_they_are(x, weights), mixture, log_prior, full_second_moment)
+    if extent_of(as_they_are(x, weights), mixture.n_components, None) is None:
+        return unit * expected_statistics(
+            as_they_are(x, weights), mixture, log_prior, full_second_moment
+        )
     return unit * _long_e_step(mixture, x, weights, log_prior, full_second_moment)
 
 
@@ -237,11 +239,15 @@ def _long_e_step(
     full_second_moment: bool,
 ) -> SufficientStatistics:
     """By matrix products where they are accurate, but not in derivatives."""
-    rows = Rows(frame_of(x, weights, isinstance(mixture.covariance, Spherical)), x, weights)
-    reach = reach_of(rows, mixture.n_components, None)
-    in_frame = rows.frame.enter(mixture)
-    statistics = expect(rows, in_frame, log_prior, full_second_moment, reach)
-    return in_units_of_data(statistics.about(in_frame.means), rows.frame, mixture.means)
+    rows = Rows(
+        standardization_of(x, weights, isinstance(mixture.covariance, Spherical)), x, weights
+    )
+    extent = extent_of(rows, mixture.n_components, None)
+    standardized = rows.standardization.transform(mixture)
+    statistics = expected_statistics(rows, standardized, log_prior, full_second_moment, extent)
+    return in_units_of_data(
+        statistics.about(standardized.means), rows.standardization, mixture.means
+    )
 
 
 @_long_e_step.defjvp
@@ -251,16 +257,16 @@ def _differentiate_long_e_step(
     def by_differences(
         mixture: GaussianMixture, x: Array, weights: Array, log_prior: Array | None
     ) -> SufficientStatistics:
-        return expect(as_they_are(x, weights), mixture, log_prior, full_second_moment)
+        return expected_statistics(as_they_are(x, weights), mixture, log_prior, full_second_moment)
 
     return jax.jvp(by_differences, primals, tangents)
 
 
 def in_units_of_data(
-    statistics: SufficientStatistics, frame: Frame, origin: Array
+    statistics: SufficientStatistics, standardization: Standardization, origin: Array
 ) -> SufficientStatistics:
-    """Statistics from a frame, about the same origin in the data's units."""
-    scale = frame.scale
+    """Statistics in standardized coordinates, about the same origin in the data's units."""
+    scale = standardization.scale
     squared = scale[:, None] * scale[None] if statistics.second.ndim == 3 else scale**2
     return replace(
         statistics,
@@ -286,5 +292,5 @@ def _accumulate(
 
     if origin is None:
         zero = jnp.zeros((responsibilities.shape[1], x.shape[1]), x.dtype)
-        origin = means_of(collect(rows, given, zero, full_second_moment=False))
-    return unit * collect(rows, given, origin, full_second_moment)
+        origin = means_of(accumulate_soft(rows, given, zero, full_second_moment=False))
+    return unit * accumulate_soft(rows, given, origin, full_second_moment)

@@ -14,8 +14,8 @@ from jaxgmm.arrays.numerics import (
 )
 from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.steps.differences import by_differences_apart, expect_by_differences
-from jaxgmm.steps.products import Reach, expect_by_products, is_accurate
+from jaxgmm.steps.differences import by_differences_apart, statistics_by_differences
+from jaxgmm.steps.products import DataExtent, is_accurate, statistics_by_products
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
 
@@ -25,49 +25,53 @@ from jaxgmm.steps.statistics import SufficientStatistics
 APART_FROM, SHARE_APART = 8, 4
 
 
-def expect(
+def expected_statistics(
     rows: Rows,
     mixture: GaussianMixture,
     log_prior: Array | None,
     full_second_moment: bool,
-    reach: Reach | None = None,
+    extent: DataExtent | None = None,
     smallest_gain: ArrayLike = jnp.inf,
 ) -> SufficientStatistics:
     """The E-step: statistics of the rows under the responsibilities of a mixture.
 
     Args:
-        rows: the data; mixture and statistics are in their frame, the log-likelihood is of x.
+        rows: the data; mixture and statistics are in their coordinates, the log-likelihood is of x.
         mixture: K components, whose weights needn't sum to 1.
         log_prior: (N, K) added to the logits, or None.
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
-        reach: of the rows, for matrix products where they are accurate, of all components or of all
-            but a few; None for never.
+        extent: of the rows, for matrix products where they are accurate, of all components or of
+            all but a few; None for never.
         smallest_gain: () that must not drown in their noise, see `is_accurate`.
 
     Returns:
-        Statistics about any origin. With a `reach.square`, the second moments are the sum of those
-        of all components, each about its own origin: (1, D, D) or (1, D).
+        Statistics about any origin. With an `extent.second_moment`, the second moments are the sum
+        of those of all components, each about its own origin: (1, D, D) or (1, D).
     """
-    if reach is None:
-        return expect_by_differences(rows, mixture, log_prior, full_second_moment)
-    square = reach.square
+    if extent is None:
+        return statistics_by_differences(rows, mixture, log_prior, full_second_moment)
+    second_moment = extent.second_moment
 
     def by_products(wanted: Array | None) -> SufficientStatistics:
-        return expect_by_products(rows, mixture, log_prior, full_second_moment, square, wanted)
+        return statistics_by_products(
+            rows, mixture, log_prior, full_second_moment, second_moment, wanted
+        )
 
     def by_differences(wanted: Array | None) -> SufficientStatistics:
-        found = expect_by_differences(rows, mixture, log_prior, full_second_moment, wanted)
-        if square is None:
+        found = statistics_by_differences(rows, mixture, log_prior, full_second_moment, wanted)
+        if second_moment is None:
             return found
         return replace(found, second=jnp.sum(found.second, axis=0, keepdims=True))
 
     def by_both(wanted: Array | None) -> SufficientStatistics:
         apart = by_differences_apart(mixture, full_second_moment, inaccurate, most)
-        return expect_by_products(rows, mixture, log_prior, full_second_moment, None, wanted, apart)
+        return statistics_by_products(
+            rows, mixture, log_prior, full_second_moment, None, wanted, apart
+        )
 
-    inaccurate = ~is_accurate(mixture, reach.radius, smallest_gain)
+    inaccurate = ~is_accurate(mixture, extent.max_abs, smallest_gain)
     n_inaccurate = largest_in_batch(jnp.sum(inaccurate))
-    most = most_apart(mixture.n_components) if square is None else 0
+    most = most_apart(mixture.n_components) if second_moment is None else 0
     if not most:
         return one_of_sums((n_inaccurate > 0).astype(int), [by_products, by_differences])
     number = (n_inaccurate > 0).astype(int) + (n_inaccurate > most).astype(int)
@@ -84,7 +88,7 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
 
     Args:
         rows: the data.
-        mixture: K components in the frame of the rows.
+        mixture: K components in the coordinates of the rows.
         log_weights: each (K,), in place of the mixture's own.
 
     Returns:
@@ -98,4 +102,4 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
         return einsum("n,fn->f", weights, jnp.where(weights[None] != 0, values, 0))
 
     count, *totals = rows.sum(summand, rows.chunk_rows(mixture.means.size))
-    return tuple(total - count * rows.frame.log_volume() for total in totals)
+    return tuple(total - count * rows.standardization.log_volume() for total in totals)

@@ -20,7 +20,7 @@ ROW_MAJOR_FROM = 16
 BLOCKS = 16
 
 
-class LinearForm(NamedTuple):
+class LogitCoefficients(NamedTuple):
     """K functions that are linear in features.
 
     Attributes:
@@ -56,7 +56,7 @@ class Features(NamedTuple):
 
     count: Callable[[int], int]
     of: Callable[[Array], tuple[Array, ...]]
-    form: Callable[[Array, Array, Array], LinearForm]
+    form: Callable[[Array, Array, Array], LogitCoefficients]
     sum: Callable[[tuple[Array, ...], Array], tuple[Array, ...]]
     moments: Callable[[tuple[Array, ...]], tuple[Array, ...]]
 
@@ -79,7 +79,7 @@ def _products(z: Array) -> tuple[Array, ...]:
     return tuple((augmented[i] * augmented[j]).T for i, j in blocks)
 
 
-def _form_in_products(precisions: Array, slopes: Array, constants: Array) -> LinearForm:
+def _form_in_products(precisions: Array, slopes: Array, constants: Array) -> LogitCoefficients:
     quadratic = jnp.concatenate([-precisions, slopes[:, :, None]], axis=2)
     first, second = (of_pairs[:-1] for of_pairs in _pairs(slopes.shape[1]))
     # Off the diagonal each product stands for two.
@@ -87,7 +87,7 @@ def _form_in_products(precisions: Array, slopes: Array, constants: Array) -> Lin
     # An infinity may become NaN where matrix products split numbers into shorter ones.
     finite = at_least(constants, float(jnp.finfo(constants.dtype).min) / 4)
     columns = [quadratic[:, first, second] * half[None], finite[:, None]]
-    return LinearForm(jnp.concatenate(columns, axis=1), None)
+    return LogitCoefficients(jnp.concatenate(columns, axis=1), None)
 
 
 def _sum_of_products(values: tuple[Array, ...], responsibilities: Array) -> tuple[Array, ...]:
@@ -117,8 +117,8 @@ def _squares(z: Array) -> tuple[Array, ...]:
     return ((z[:, None, :] * jnp.where(squared, z[:, None, :], 1)).reshape(n_rows, -1),)
 
 
-def _form_in_squares(precisions: Array, slopes: Array, constants: Array) -> LinearForm:
-    return LinearForm(jnp.concatenate([-precisions / 2, slopes], axis=1), constants)
+def _form_in_squares(precisions: Array, slopes: Array, constants: Array) -> LogitCoefficients:
+    return LogitCoefficients(jnp.concatenate([-precisions / 2, slopes], axis=1), constants)
 
 
 def _counts_and_sums(values: tuple[Array, ...], responsibilities: Array) -> tuple[Array, ...]:
@@ -152,7 +152,7 @@ SQUARES = Features(
 LINEAR = Features(
     count=lambda d: d,
     of=lambda z: (z,),
-    form=lambda precisions, slopes, constants: LinearForm(slopes, constants),
+    form=lambda precisions, slopes, constants: LogitCoefficients(slopes, constants),
     sum=_counts_and_sums,
     moments=lambda sums: sums,
 )

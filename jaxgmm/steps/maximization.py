@@ -15,7 +15,7 @@ from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.statistics import SufficientStatistics
 
 
-def tilt(mixture: GaussianMixture, regularization: Array) -> GaussianMixture:
+def with_penalty(mixture: GaussianMixture, regularization: Array) -> GaussianMixture:
     """The mixture with weights w_k exp(-½ tr(R Σ_k⁻¹)), which are not normalized.
 
     That is what the expected log density of a row becomes when the row is a cloud of covariance R

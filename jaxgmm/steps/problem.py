@@ -12,10 +12,10 @@ from jaxgmm.covariances.storage import prepared
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.steps.expectation import expect
-from jaxgmm.steps.maximization import tilt
-from jaxgmm.steps.products import Reach, reach_of
-from jaxgmm.steps.rows import Rows, frame_of
+from jaxgmm.steps.expectation import expected_statistics
+from jaxgmm.steps.maximization import with_penalty
+from jaxgmm.steps.products import DataExtent, extent_of
+from jaxgmm.steps.rows import Rows, standardization_of
 from jaxgmm.steps.statistics import SufficientStatistics
 
 
@@ -23,33 +23,35 @@ class Problem(NamedTuple):
     """What the EM map depends on, besides the mixture.
 
     Attributes:
-        rows: the data and the frame of the mixture.
-        regularization: (D,) variances in the frame.
-        reach: of the rows, or None where no step is to be made by matrix products.
+        rows: the data and the coordinates of the mixture.
+        regularization: (D,) variances in standardized coordinates.
+        extent: of the rows, or None where no step is to be made by matrix products.
         form: of "full" covariances, or None where they have none in particular.
     """
 
     rows: Rows
     regularization: Array
-    reach: Reach | None
+    extent: DataExtent | None
     form: TracedStructure | None
 
-    def expect(
+    def expected_statistics(
         self,
         mixture: GaussianMixture,
         covariance_type: str,
         smallest_gain: ArrayLike = jnp.inf,
     ) -> SufficientStatistics:
-        """The E-step in the frame; its log-likelihood is the regularized objective.
+        """The E-step in standardized coordinates; its log-likelihood is the regularized objective.
 
         Args:
-            mixture: in the frame, with a covariance that is `prepared`.
+            mixture: in standardized coordinates, with a covariance that is `prepared`.
             covariance_type: of the fit.
-            smallest_gain: see `expectation.expect`.
+            smallest_gain: see `expectation.expected_statistics`.
         """
         full_second_moment = structure_named(covariance_type).full_second_moment
-        tilted = tilt(mixture, self.regularization)
-        return expect(self.rows, tilted, None, full_second_moment, self.reach, smallest_gain)
+        penalized = with_penalty(mixture, self.regularization)
+        return expected_statistics(
+            self.rows, penalized, None, full_second_moment, self.extent, smallest_gain
+        )
 
 
 def problem_of(
@@ -63,18 +65,18 @@ def problem_of(
     """Data in the coordinates that a covariance type allows, with their regularization."""
     structure = structure_named(covariance_type)
     isotropic = structure.isotropic if form is None else form.isotropic
-    frame = frame_of(x, weights, isotropic)
-    rows = Rows(frame, x, weights)
+    standardization = standardization_of(x, weights, isotropic)
+    rows = Rows(standardization, x, weights)
     floor = smallest_variance(x.dtype)
     scale = at_least(jnp.asarray(reg_covar, x.dtype), floor)
-    reach = reach_of(rows, n_components, structure)
-    return Problem(rows, scale * frame.variance, reach, form)
+    extent = extent_of(rows, n_components, structure)
+    return Problem(rows, scale * standardization.variance, extent, form)
 
 
 def by_differences(problem: Problem) -> Problem:
     """The problem without matrix products, for derivatives with respect to the data, and where
     everything depends on the last digits."""
-    return problem._replace(reach=None)
+    return problem._replace(extent=None)
 
 
 def ready(mixture: GaussianMixture) -> GaussianMixture:

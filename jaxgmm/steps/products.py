@@ -31,7 +31,7 @@ from jaxgmm.steps.features import (
     LINEAR,
     PRODUCTS,
     Features,
-    LinearForm,
+    LogitCoefficients,
     features_for,
 )
 from jaxgmm.steps.rows import Rows, chunk_of, largest_distance
@@ -46,21 +46,21 @@ LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
 NOISE = {32: 2.0**-15, 64: 2.0**-32}
 
 
-class Reach(NamedTuple):
-    """What the products have to know of the data, and no step changes.
+class DataExtent(NamedTuple):
+    """Sizes of standardized data that the products have to know, and no step changes.
 
     Attributes:
-        radius: (D,) the largest |z_i| of any row.
-        square: where all components share a covariance, the second moment (D, D) of all rows, or
-            its diagonal (D,).
+        max_abs: (D,) the largest |z_i| of any row.
+        second_moment: where all components share a covariance, that of all rows: (D, D), or its
+            diagonal (D,).
     """
 
-    radius: Array
-    square: Array | None
+    max_abs: Array
+    second_moment: Array | None
 
 
-def reach_of(rows: Rows, n_components: int, structure: Structure | None) -> Reach | None:
-    """The reach of the rows; None where a pass is too short for a second form to be worth it.
+def extent_of(rows: Rows, n_components: int, structure: Structure | None) -> DataExtent | None:
+    """The extent of the rows; None where a pass is too short for a second form to be worth it.
 
     Args:
         rows: the data.
@@ -73,16 +73,16 @@ def reach_of(rows: Rows, n_components: int, structure: Structure | None) -> Reac
         return None
     if n_rows * n_components * PRODUCTS.count(n_features) < SMALLEST_PASS:
         return None
-    frame, x, weights = rows
-    radius = largest_distance(x, weights, frame.center) / frame.scale
+    standardization, x, weights = rows
+    max_abs = largest_distance(x, weights, standardization.center) / standardization.scale
     if structure is None or not structure.shared:
-        return Reach(radius, None)
+        return DataExtent(max_abs, None)
     subscripts = "ni,nj->ij" if structure.full_second_moment else "ni,ni->i"
 
     def summand(_: Array, weights: Array, z: Array) -> Array:
         return einsum(subscripts, weights[:, None] * z, z)
 
-    return Reach(radius, rows.sum(summand, rows_of_features(rows.x, n_features, 1)))
+    return DataExtent(max_abs, rows.sum(summand, rows_of_features(rows.x, n_features, 1)))
 
 
 def _precisions(mixture: GaussianMixture, features: Features) -> Array:
@@ -92,7 +92,7 @@ def _precisions(mixture: GaussianMixture, features: Features) -> Array:
     return precision_diagonal(mixture.covariance, mixture.n_features)
 
 
-def linear_form(mixture: GaussianMixture, features: Features) -> LinearForm:
+def logit_coefficients(mixture: GaussianMixture, features: Features) -> LogitCoefficients:
     """log w_k + log N(z | μ_k, Σ_k).
 
     Of `LINEAR` features, without the quadratic part, which is the same for all components.
@@ -130,32 +130,32 @@ NONE_APART = Apart(
 )
 
 
-def expect_by_products(
+def statistics_by_products(
     rows: Rows,
     mixture: GaussianMixture,
     log_prior: Array | None,
     full_second_moment: bool,
-    square: Array | None,
+    second_moment: Array | None,
     wanted: Array | None = None,
     apart: Apart = NONE_APART,
 ) -> SufficientStatistics:
     """The E-step by matrix products: statistics about zero.
 
     Args:
-        rows: the data; mixture and statistics are in their frame, the log-likelihood is of x.
+        rows: the data; mixture and statistics are in their coordinates, the log-likelihood is of x.
         mixture: K components, whose weights needn't sum to 1.
         log_prior: (N, K) added to the logits, or None.
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
-        square: of a `Reach`; the second moments are then those of all components together, with a
-            leading axis of 1.
+        second_moment: of a `DataExtent`; the second moments are then those of all components
+            together, with a leading axis of 1.
         wanted: see `sum_over_chunks`.
         apart: components whose statistics are about another origin.
     """
     n_features = mixture.n_features
-    features = LINEAR if square is not None else features_for(mixture, full_second_moment)
-    form = linear_form(mixture, features)
-    # The linear form makes dead components unlikely only: a prior that rules out all others would
-    # revive them.
+    features = LINEAR if second_moment is not None else features_for(mixture, full_second_moment)
+    form = logit_coefficients(mixture, features)
+    # Finite coefficients make dead components unlikely only: a prior that rules out all others
+    # would revive them.
     dead = jnp.where(jnp.isneginf(mixture.log_weights), -jnp.inf, 0)
 
     def summand(numbers: Array, weights: Array, z: Array) -> tuple[Any, ...]:
@@ -173,21 +173,21 @@ def expect_by_products(
     size = rows_of_features(rows.x, features.count(n_features), mixture.n_components)
     log_likelihood, sums, of_apart = rows.sum(summand, size, wanted)
     count, first, *moments = features.moments(sums)
-    if square is None:
+    if second_moment is None:
         second = moments[0]
     else:
-        second = square[None]
-        log_likelihood -= jnp.sum(_precisions(mixture, features)[0] * square) / 2
+        second = second_moment[None]
+        log_likelihood -= jnp.sum(_precisions(mixture, features)[0] * second_moment) / 2
     if second.ndim == 3 and not full_second_moment:
         second = jnp.diagonal(second, axis1=1, axis2=2)
     found = SufficientStatistics(log_likelihood, count, first, second, jnp.zeros_like(first))
     found = apart.statistics(found, of_apart)
-    volume = jnp.sum(found.count) * rows.frame.log_volume()
+    volume = jnp.sum(found.count) * rows.standardization.log_volume()
     return replace(found, log_likelihood=log_likelihood - volume)
 
 
 def is_accurate(
-    mixture: GaussianMixture, radius: Array, smallest_gain: ArrayLike = jnp.inf
+    mixture: GaussianMixture, max_abs: Array, smallest_gain: ArrayLike = jnp.inf
 ) -> Array:
     """Whether the products are accurate enough for the rows, of each component: (K,) bool.
 
@@ -199,14 +199,14 @@ def is_accurate(
     stopping rule takes ratios.
 
     Args:
-        mixture: in the frame of the rows.
-        radius: (D,) of a `Reach`.
+        mixture: in the coordinates of the rows.
+        max_abs: (D,) of a `DataExtent`.
         smallest_gain: () that has to be seen, in expected log-likelihood per unit of weight.
     """
-    dtype = jnp.finfo(radius.dtype)
+    dtype = jnp.finfo(max_abs.dtype)
     square = mixture.means**2
     diagonal = precision_diagonal(mixture.covariance, mixture.n_features)
-    of_farthest = float(dtype.eps) * jnp.sum(diagonal * (radius[None] ** 2 + square), axis=1)
+    of_farthest = float(dtype.eps) * jnp.sum(diagonal * (max_abs[None] ** 2 + square), axis=1)
     of_typical = float(dtype.eps) * jnp.sum(diagonal * (1 + square), axis=1)
     return (
         (of_farthest <= LOGIT_ERROR[dtype.bits])

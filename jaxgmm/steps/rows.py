@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from jaxgmm.arrays.chunks import ChunkRows, chunk_size, largest_over_chunks, sum_over_chunks
 from jaxgmm.arrays.numerics import einsum
-from jaxgmm.steps.standardization import Frame
+from jaxgmm.steps.standardization import Standardization
 
 T = TypeVar("T")
 
@@ -19,12 +19,12 @@ class Rows(NamedTuple):
     """Weighted rows and the coordinates in which they are read.
 
     Attributes:
-        frame: the coordinates.
+        standardization: the coordinates.
         x: (N, D) in the data's units.
         weights: (N,) not negative.
     """
 
-    frame: Frame
+    standardization: Standardization
     x: Array
     weights: Array
 
@@ -38,7 +38,7 @@ class Rows(NamedTuple):
 
         Args:
             summand: called with the numbers of some rows: (rows,) int, their weights: (rows,), and
-                the rows themselves in the frame: (rows, D). Returns a pytree of sums.
+                the rows themselves, standardized: (rows, D). Returns a pytree of sums.
             chunk_rows: rows in a chunk, at most N.
             wanted: () bool, whether to sum anything, see `sum_over_chunks`.
         """
@@ -46,7 +46,9 @@ class Rows(NamedTuple):
         def summand_of(start: Array, fresh: Array) -> T:
             n_rows = fresh.shape[0]
             weights = jnp.where(fresh, lax.dynamic_slice_in_dim(self.weights, start, n_rows), 0)
-            z = self.frame.read(lax.dynamic_slice_in_dim(self.x, start, n_rows), weights)
+            z = self.standardization.standardize(
+                lax.dynamic_slice_in_dim(self.x, start, n_rows), weights
+            )
             return summand(start + jnp.arange(n_rows), weights, z)
 
         return sum_over_chunks(summand_of, self.x.shape[0], chunk_rows, wanted)
@@ -97,8 +99,8 @@ def largest_distance(x: Array, weights: Array, center: Array) -> Array:
     return largest_over_chunks(distance_in, x.shape[0], chunk_size(*x.shape))
 
 
-def frame_of(x: Array, weights: Array, isotropic: bool | Array) -> Frame:
-    """The frame of weighted data.
+def standardization_of(x: Array, weights: Array, isotropic: bool | Array) -> Standardization:
+    """The standardization of weighted data.
 
     Args:
         x: (N, D).
@@ -110,7 +112,7 @@ def frame_of(x: Array, weights: Array, isotropic: bool | Array) -> Frame:
     magnitude = jnp.where(magnitude > float(dtype.tiny) / float(dtype.eps), magnitude, 1)
 
     none, one = jnp.zeros_like(magnitude), jnp.ones_like(magnitude)
-    at_zero = Frame(none, magnitude, one, jnp.asarray(isotropic))
+    at_zero = Standardization(none, magnitude, one, jnp.asarray(isotropic))
     center = lax.stop_gradient(Rows(at_zero, x, weights).moments()[0]) * magnitude
     at_center = replace(at_zero, center=center)
     deviation = jnp.sqrt(lax.stop_gradient(Rows(at_center, x, weights).moments()[1]))
@@ -122,33 +124,35 @@ def frame_of(x: Array, weights: Array, isotropic: bool | Array) -> Frame:
     scale = jnp.where(isotropic, largest * jnp.sqrt(jnp.mean(spread**2)), own)
 
     usable = jnp.isfinite(center) & jnp.isfinite(scale)
-    frame = replace(at_zero, center=jnp.where(usable, center, 0), scale=jnp.where(usable, scale, 1))
-    variance = jnp.where(usable & ~constant, _variance(frame, x, weights), 1)
-    return replace(frame, variance=jnp.where(jnp.all(weights >= 0), variance, jnp.nan))
+    standardization = replace(
+        at_zero, center=jnp.where(usable, center, 0), scale=jnp.where(usable, scale, 1)
+    )
+    variance = jnp.where(usable & ~constant, _variance(standardization, x, weights), 1)
+    return replace(standardization, variance=jnp.where(jnp.all(weights >= 0), variance, jnp.nan))
 
 
 @jax.custom_jvp
-def _variance(frame: Frame, x: Array, weights: Array) -> Array:
-    """Of weighted data in a frame that is a constant to differentiation: (D,).
+def _variance(standardization: Standardization, x: Array, weights: Array) -> Array:
+    """Of weighted data in coordinates that are a constant to differentiation: (D,).
 
     Backward, a derivative by rows would be gathered chunk by chunk in another array like x. From
     d Var z = Σ w (2 (z - mean) dz + ((z - mean)² - Var z) dw / w) / Σ w it is one product for each
     number of the data, made where it is added.
     """
-    first, second = Rows(frame, x, weights).moments()
+    first, second = Rows(standardization, x, weights).moments()
     return second - first**2
 
 
 @_variance.defjvp
 def _differentiate_variance(
-    primals: tuple[Frame, Array, Array], tangents: tuple[Frame, Array, Array]
+    primals: tuple[Standardization, Array, Array], tangents: tuple[Standardization, Array, Array]
 ) -> tuple[Array, Array]:
-    frame, x, weights = primals
+    standardization, x, weights = primals
     _, x_moved, weights_moved = tangents
-    mean, second = Rows(frame, x, weights).moments()
+    mean, second = Rows(standardization, x, weights).moments()
     variance = second - mean**2
-    apart = frame.read(x, weights) - mean[None]
-    moved = jnp.where(weights[:, None] != 0, x_moved, 0) / frame.scale[None]
+    apart = standardization.standardize(x, weights) - mean[None]
+    moved = jnp.where(weights[:, None] != 0, x_moved, 0) / standardization.scale[None]
     change = 2 * weights[:, None] * apart * moved
     change += weights_moved[:, None] * (apart**2 - variance[None])
     return variance, jnp.sum(change, axis=0) / jnp.sum(weights)
@@ -158,5 +162,7 @@ def as_they_are(x: Array, weights: Array) -> Rows:
     """Rows in the data's own coordinates."""
     one = jnp.ones_like(x[0])
     zero = jnp.zeros_like(one)
-    frame = Frame(center=zero, scale=one, variance=one, isotropic=jnp.asarray(False))
-    return Rows(frame, x, weights)
+    standardization = Standardization(
+        center=zero, scale=one, variance=one, isotropic=jnp.asarray(False)
+    )
+    return Rows(standardization, x, weights)

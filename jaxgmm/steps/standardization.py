@@ -1,7 +1,6 @@
 """Centering and scaling: the coordinates in which the data have mean 0 and variance 1."""
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +9,10 @@ from jax import Array
 from jaxgmm.covariances.storage import rescale, within
 from jaxgmm.mixtures.mixture import GaussianMixture
 
-T = TypeVar("T")
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class Frame:
+class Standardization:
     """Coordinates z = (x - center) / scale in which the data have mean 0 and variance 1.
 
     Attributes:
@@ -32,7 +29,7 @@ class Frame:
     variance: Array
     isotropic: Array
 
-    def read(self, x: Array, weights: Array) -> Array:
+    def standardize(self, x: Array, weights: Array) -> Array:
         """Rows in these coordinates; rows of weight 0, which may hold anything, at the center.
 
         Computed, and where a loop reads them once also kept, feature by feature: (D, rows), as
@@ -41,23 +38,23 @@ class Frame:
         columns = jnp.where(weights[None] != 0, x.T, self.center[:, None])
         return ((columns - self.center[:, None]) / self.scale[:, None]).T
 
-    def enter(self, mixture: GaussianMixture) -> GaussianMixture:
+    def transform(self, mixture: GaussianMixture) -> GaussianMixture:
         """A mixture over x as one over z."""
         means = (mixture.means - self.center[None]) / self.scale[None]
         return replace(mixture, means=means, covariance=rescale(mixture.covariance, 1 / self.scale))
 
-    def enter_as_start(self, mixture: GaussianMixture) -> GaussianMixture:
+    def transform_start(self, mixture: GaussianMixture) -> GaussianMixture:
         """A mixture over x as one over z that EM can begin with, however far from the data it is.
 
         Its numbers are kept where their squares, and inverses of these, are finite: a start that is
         so much wider, narrower or farther away than the data says nothing else about them.
         """
-        entered = self.enter(mixture)
+        entered = self.transform(mixture)
         most = float(jnp.finfo(entered.means.dtype).max) ** 0.4
         means = jnp.clip(entered.means, -most, most)
         return replace(entered, means=means, covariance=within(entered.covariance, most))
 
-    def leave(self, mixture: GaussianMixture) -> GaussianMixture:
+    def inverse_transform(self, mixture: GaussianMixture) -> GaussianMixture:
         """A mixture over z as one over x."""
         means = self.center[None] + self.scale[None] * mixture.means
         return replace(mixture, means=means, covariance=rescale(mixture.covariance, self.scale))
