@@ -28,8 +28,8 @@ from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.programs import Program
-from jaxgmm.results import FitResult
-from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.solvers.results import FitResult
+from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
 
 
 def fit_batch(

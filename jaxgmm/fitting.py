@@ -22,17 +22,16 @@ from jaxgmm.arrays.validation import (
 )
 from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.initialization import STARTS, as_given, least_rows, start_from
-from jaxgmm.loop import em
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.programs import Program
 from jaxgmm.restarts import climb_all
-from jaxgmm.results import FitResult
 from jaxgmm.rounds import Problems, in_blocks, slots_for
-from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.solvers.loop import em
+from jaxgmm.solvers.results import FitResult, in_unit_of_weights
+from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps.maximization import stored_as
 from jaxgmm.steps.problem import Problem, problem_of
 from jaxgmm.steps.rows import Rows
-from jaxgmm.weighting import in_unit_of_weights
 
 
 def fit(

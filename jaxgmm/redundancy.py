@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.results import Status
-from jaxgmm.settings import default_reg_covar
+from jaxgmm.solvers.results import Status
+from jaxgmm.solvers.settings import default_reg_covar
 
 # Of the features that are compared with all earlier ones: their correlations take 32 MB.
 MOST_CORRELATED = 2000

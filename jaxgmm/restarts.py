@@ -13,11 +13,13 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import agreed, varying
-from jaxgmm.diagnosis import collapsed_components, twins
-from jaxgmm.implicit import as_maximum
 from jaxgmm.initialization import least_rows
 from jaxgmm.kmeans import effective_rows
-from jaxgmm.loop import (
+from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.rounds import Problems, at, in_blocks, iterate_all
+from jaxgmm.solvers.degeneracy import collapsed_components, twins
+from jaxgmm.solvers.implicit import as_maximum
+from jaxgmm.solvers.loop import (
     Loop,
     begin,
     climb,
@@ -28,10 +30,8 @@ from jaxgmm.loop import (
     landed,
     tol_of_steps,
 )
-from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.results import FitResult, Status
-from jaxgmm.rounds import Problems, at, in_blocks, iterate_all
-from jaxgmm.settings import Settings
+from jaxgmm.solvers.results import FitResult, Status
+from jaxgmm.solvers.settings import Settings
 from jaxgmm.splitting import split_instead
 from jaxgmm.steps.problem import Problem, ready
 

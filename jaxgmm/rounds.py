@@ -18,8 +18,8 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.budgets import budget, by_platform
 from jaxgmm.arrays.numerics import varying
-from jaxgmm.loop import Loop, goes_on, turn
-from jaxgmm.settings import Settings
+from jaxgmm.solvers.loop import Loop, goes_on, turn
+from jaxgmm.solvers.settings import Settings
 from jaxgmm.steps.problem import Problem
 
 T = TypeVar("T")

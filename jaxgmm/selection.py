@@ -27,12 +27,11 @@ from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.criteria import criteria_of, free_parameters
 from jaxgmm.initialization import STARTS
 from jaxgmm.redundancy import warn_of_redundancy
-from jaxgmm.results import FitResult, Status
 from jaxgmm.rounds import at
-from jaxgmm.settings import check_reg_covar, check_tol
+from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights
+from jaxgmm.solvers.settings import check_reg_covar, check_tol
 from jaxgmm.steps.maximization import stored_as
 from jaxgmm.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
-from jaxgmm.weighting import in_unit_of_weights
 
 # The criteria; the winner has the lowest value, times this sign.
 CRITERIA = {"bic": 1, "aic": 1, "icl": 1, "cv": -1}

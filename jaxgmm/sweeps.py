@@ -13,9 +13,9 @@ from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.criteria import log_certainty
 from jaxgmm.fitting import fit_all
 from jaxgmm.programs import Program
-from jaxgmm.results import FitResult
 from jaxgmm.rounds import at, in_blocks, slots_for
-from jaxgmm.settings import Settings
+from jaxgmm.solvers.results import FitResult
+from jaxgmm.solvers.settings import Settings
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.rows import as_they_are
 

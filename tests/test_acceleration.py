@@ -22,7 +22,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import acceleration
+from jaxgmm.solvers import acceleration
 
 METHODS = ["squarem", "anderson"]
 SEEDS = range(8)

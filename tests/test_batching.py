@@ -29,9 +29,9 @@ from jaxgmm import batching, blocks
 from jaxgmm.arrays import budgets
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.fitting import problem_of_each
-from jaxgmm.loop import begin
 from jaxgmm.rounds import Problems, iterate_all
-from jaxgmm.settings import check_settings
+from jaxgmm.solvers.loop import begin
+from jaxgmm.solvers.settings import check_settings
 
 TOL = by_dtype(1e-4, 1e-8)
 BOUND = by_dtype(0.1, 2e-3)

@@ -9,8 +9,8 @@ import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype
 
 import jaxgmm as jg
-from jaxgmm.convergence import CONFIRMATIONS, Gain, Progress
 from jaxgmm.initialization import STARTS, least_rows
+from jaxgmm.solvers.convergence import CONFIRMATIONS, Gain, Progress
 from jaxgmm.splitting import split_instead
 from jaxgmm.steps.rows import Rows, standardization_of
 

@@ -8,16 +8,16 @@ from helpers import DTYPE, array
 from jax.extend.core import jaxprs_in_params
 
 import jaxgmm as jg
-from jaxgmm.acceleration import metric
 from jaxgmm.arrays.chunks import LARGEST_CHUNK, chunk_size, rows_of_features
-from jaxgmm.convergence import expected_gain
 from jaxgmm.covariances.storage import (
     average,
     kl_between_covariances,
     precision_diagonal,
     variances,
 )
-from jaxgmm.diagnosis import degenerate_components
+from jaxgmm.solvers.acceleration import metric
+from jaxgmm.solvers.convergence import expected_gain
+from jaxgmm.solvers.degeneracy import degenerate_components
 from jaxgmm.steps.maximization import stored_as, with_penalty
 
 # Few rows and many features: D² is far more than the data's N·D, and K times as much as they are.

@@ -18,7 +18,7 @@ from helpers import (
 
 import jaxgmm as jg
 from jaxgmm.arrays.krylov import conjugate_residuals
-from jaxgmm.curvature import View, newton
+from jaxgmm.solvers.newton import View, newton
 from jaxgmm.steps import products
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.maximization import with_penalty

@@ -24,7 +24,7 @@ from jaxgmm import restarts
 from jaxgmm.initialization import STARTS, start_from
 from jaxgmm.restarts import best_of
 from jaxgmm.rounds import Problems
-from jaxgmm.settings import check_settings
+from jaxgmm.solvers.settings import check_settings
 from jaxgmm.steps.problem import problem_of
 
 

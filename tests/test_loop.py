@@ -29,7 +29,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
-import jaxgmm.loop
+import jaxgmm.solvers.loop
 
 RELATIVE = by_dtype(2e-5, 1e-11)
 FEW = blobs()[np.linspace(0, N - 1, K * D + 2).astype(int)]
@@ -181,13 +181,13 @@ def test_another_type_starts_from_the_nearest_covariance():
 def traces(monkeypatch):
     """How often the step of the loop is traced."""
     traced = []
-    step = jaxgmm.loop.step
+    step = jaxgmm.solvers.loop.step
 
     def counted(*arguments):
         traced.append(1)
         return step(*arguments)
 
-    monkeypatch.setattr(jaxgmm.loop, "step", counted)
+    monkeypatch.setattr(jaxgmm.solvers.loop, "step", counted)
     return traced
 
 
@@ -226,14 +226,14 @@ def test_a_step_that_is_not_finite_is_not_taken(monkeypatch):
     x = cloud()
     start = start_at_random(x, "tied_spherical")
     bound = float(em(start, x, tol=0.0).history[1])
-    step = jaxgmm.loop.step
+    step = jaxgmm.solvers.loop.step
 
     def poisoned(*arguments):
         taken = step(*arguments)
         objective = jnp.where(taken.objective > bound, jnp.nan, taken.objective)
         return taken._replace(objective=objective)
 
-    monkeypatch.setattr(jaxgmm.loop, "step", poisoned)
+    monkeypatch.setattr(jaxgmm.solvers.loop, "step", poisoned)
     result = em(start, x, max_iter=37)
     assert result.status == jg.Status.NON_FINITE and not result.converged
     mixture, _ = oracle.em(oracle.dense(start), x, "tied_spherical", int(result.n_iter) - 1)

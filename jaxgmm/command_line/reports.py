@@ -11,8 +11,8 @@ from jaxgmm.covariances.storage import Full, variances
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.criteria import criteria_of, n_parameters
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.results import FitResult, Status
 from jaxgmm.selection import Selection
+from jaxgmm.solvers.results import FitResult, Status
 
 LARGEST_MATRIX = 8
 MOST_FEATURES = 50

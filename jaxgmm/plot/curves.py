@@ -23,8 +23,8 @@ from jaxgmm.plot.drawing import (
     label,
     show_rows,
 )
-from jaxgmm.results import FitResult
 from jaxgmm.selection import Selection, is_healthy
+from jaxgmm.solvers.results import FitResult
 
 
 def criterion(selection: Selection, ax: Axes | None = None) -> Axes:

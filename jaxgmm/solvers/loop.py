@@ -8,22 +8,21 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.acceleration import METHODS, Pilot
 from jaxgmm.arrays.numerics import in_own_unit, varying
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import check_fit_arguments
-from jaxgmm.convergence import Progress, Step, gain_of
-from jaxgmm.curvature import NEWTON_STEPS, newton
-from jaxgmm.diagnosis import degenerate_components
-from jaxgmm.implicit import as_maximum
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.programs import Program
-from jaxgmm.results import FitResult, Status
-from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.solvers.acceleration import METHODS, Pilot
+from jaxgmm.solvers.convergence import Progress, Step, gain_of
+from jaxgmm.solvers.degeneracy import degenerate_components
+from jaxgmm.solvers.implicit import as_maximum
+from jaxgmm.solvers.newton import NEWTON_STEPS, newton
+from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights
+from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.maximization import maximize, stored_as, with_penalty
 from jaxgmm.steps.problem import Problem, by_differences, problem_of, ready
-from jaxgmm.weighting import in_unit_of_weights
 
 # The gain per unit of weight that is left where steps of Newton's method take over.
 POLISH_FROM = 1e-3

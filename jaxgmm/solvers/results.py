@@ -1,18 +1,19 @@
 """What a fit returns, and how it says whether it worked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.validation import check_known
-from jaxgmm.convergence import CONFIRMATIONS
 from jaxgmm.covariances.storage import Diagonal, Full
 from jaxgmm.mixtures.mixture import GaussianMixture, pick
+from jaxgmm.solvers.convergence import CONFIRMATIONS
 
 
 class Status(IntEnum):
@@ -170,4 +171,26 @@ def _about_features(mixture: GaussianMixture) -> str:
     return (
         "where that is every component, a feature may be constant, or a linear combination of "
         f"others, and should be left out{hint}; or {FEWER}"
+    )
+
+
+def in_unit_of_weights(result: FitResult, unit: Array) -> FitResult:
+    """A fit to weights of which so many are one, as one to the weights themselves.
+
+    Programs compute with weights of which the largest is between 1 and 4, so that sums of them
+    neither overflow nor vanish, and give what is linear in weights in the unit that these came in.
+    It is a power of two, by which nothing is rounded, and a constant to differentiation: whatever
+    it is, the product of both is the same.
+
+    Args:
+        result: one, or several that lead with the same axes.
+        unit: () or of these axes, see `in_own_unit`.
+    """
+    unit = jnp.broadcast_to(unit, result.objective.shape)
+    history = result.history
+    return replace(
+        result,
+        log_likelihood=unit * result.log_likelihood,
+        objective=unit * result.objective,
+        history=None if history is None else unit[..., None] * history,
     )

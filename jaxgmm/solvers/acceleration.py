@@ -23,9 +23,9 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxgmm.arrays.numerics import cholesky, difference, einsum, inverse_of_lower, log_softmax
-from jaxgmm.convergence import CONFIRMATIONS, Progress, Step
 from jaxgmm.covariances.storage import Covariance, variances
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
+from jaxgmm.solvers.convergence import CONFIRMATIONS, Progress, Step
 
 # Steps that Anderson's method combines.
 DEPTH = 5

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.acceleration import METHODS
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.validation import check_choice, check_count, check_flag, check_number
 from jaxgmm.covariances.structures import structure_named
+from jaxgmm.solvers.acceleration import METHODS
 
 ADJOINTS = ("implicit", "one_step", "unroll")
 

@@ -13,23 +13,22 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.numerics import in_own_unit, varying
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import check_count, check_fit_arguments, check_key
-from jaxgmm.convergence import Progress
 from jaxgmm.covariances.storage import precision, precision_diagonal
-from jaxgmm.curvature import View
-from jaxgmm.implicit import as_maximum
-from jaxgmm.loop import Trace, ended
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.mixtures.parameters import Coordinates
 from jaxgmm.programs import PlatformProgram
-from jaxgmm.results import FitResult
-from jaxgmm.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.solvers.convergence import Progress
+from jaxgmm.solvers.implicit import as_maximum
+from jaxgmm.solvers.loop import Trace, ended
+from jaxgmm.solvers.newton import View
+from jaxgmm.solvers.results import FitResult, in_unit_of_weights
+from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.solvers.tangent import retraction, zero_tangent
 from jaxgmm.steps.maximization import stored_as
 from jaxgmm.steps.problem import Problem, problem_of, ready
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
-from jaxgmm.weighting import in_unit_of_weights
 
 # Iterations between two looks at what is left to gain, at least.
 PATIENCE = 10

@@ -16,9 +16,9 @@ import jax
 from jax import Array, lax
 
 from jaxgmm.arrays.krylov import conjugate_residuals
-from jaxgmm.curvature import View, newton, precise
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.settings import Settings
+from jaxgmm.solvers.newton import View, newton, precise
+from jaxgmm.solvers.settings import Settings
 from jaxgmm.steps.problem import Problem, by_differences
 
 
