@@ -58,8 +58,8 @@ def turns_of(function: Callable[[], Any]) -> int:
     turns: list[int] = []
     iterate_all = restarts.iterate_all
 
-    def counted(*arguments: Any) -> tuple[Any, jax.Array]:
-        loops, n_turns = iterate_all(*arguments)
+    def counted(*arguments: Any, **named: Any) -> tuple[Any, jax.Array]:
+        loops, n_turns = iterate_all(*arguments, **named)
         jax.debug.callback(lambda n: turns.append(int(n)), n_turns)
         return loops, n_turns
 

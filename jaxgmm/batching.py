@@ -22,12 +22,12 @@ from jaxgmm.arrays.host import (
 from jaxgmm.arrays.padding import padded_rows, with_rows
 from jaxgmm.arrays.placement import check_models, check_whole
 from jaxgmm.arrays.validation import check_choice, check_count, check_key, check_n_components
-from jaxgmm.blocks import fit_blocks
 from jaxgmm.covariances.storage import Diagonal, Full, Spherical
+from jaxgmm.execution.blocks import fit_blocks
+from jaxgmm.execution.programs import Program
 from jaxgmm.fitting import fit_all
 from jaxgmm.initialization import STARTS
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.programs import Program
 from jaxgmm.solvers.results import FitResult
 from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
 

@@ -9,9 +9,9 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.numerics import in_own_unit, weighted_sum
 from jaxgmm.arrays.validation import check_fit_arguments
 from jaxgmm.covariances.structures import structure_named
+from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures import densities
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.programs import PlatformProgram
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.rows import Rows, as_they_are
 

@@ -13,14 +13,17 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import agreed, varying
+from jaxgmm.execution.queue import iterate_all
+from jaxgmm.execution.tasks import at, in_blocks
+from jaxgmm.fits.problems import Problems
 from jaxgmm.initialization import least_rows
 from jaxgmm.kmeans import effective_rows
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.rounds import Problems, at, in_blocks, iterate_all
 from jaxgmm.solvers.degeneracy import collapsed_components, twins
 from jaxgmm.solvers.implicit import as_maximum
 from jaxgmm.solvers.loop import (
     Loop,
+    advance,
     begin,
     climb,
     ended,
@@ -175,12 +178,30 @@ class Climbs(NamedTuple):
     def iterate(self, loops: Loop, wanted: Array, limit: ArrayLike) -> Loop:
         """Steps of those that are wanted (M·R,), until they have converged or made so many."""
         if self.wanted.size > 1:
-            some = (self.problems, loops, wanted, self.tol, limit, self.settings)
-            return iterate_all(*some)[0]
+            return self.iterate_all(loops, wanted, limit)
         limit = jnp.where(wanted[0], limit, 0)
         problem = self.problems.of(jnp.asarray(0))
         loop = iterate(problem, at(loops, 0), self.tol, self.settings, limit)
         return jax.tree.map(lambda leaf: leaf[None], loop)
+
+    def iterate_all(self, loops: Loop, wanted: Array, limit: ArrayLike) -> Loop:
+        """`iterate` for more than one, in slots that are refilled."""
+        n_tasks, n_components = loops[0].log_weights.shape
+
+        def step(data: tuple[Problem, Array, Array], loop: Loop) -> Loop:
+            problem, tol, _ = data
+            return advance(problem, tol, *loop, self.settings)
+
+        return iterate_all(
+            step,
+            lambda loop: goes_on(loop[1], limit),
+            loops,
+            (self.problems.problem, self.tol, jnp.asarray(limit)),
+            (self.problems.axes, None, None),
+            wanted=wanted,
+            n_slots=lambda: self.problems.n_slots(n_tasks, n_components, True),
+            repeats=self.problems.n_restarts,
+        )[0]
 
     def next_stage(self, stage: Stage) -> Stage:
         """Takes the climbs through a stage, and chooses those for the one after it."""

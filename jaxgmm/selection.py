@@ -25,9 +25,9 @@ from jaxgmm.arrays.validation import (
 from jaxgmm.batching import check_batch
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.criteria import criteria_of, free_parameters
+from jaxgmm.execution.tasks import at
 from jaxgmm.initialization import STARTS
 from jaxgmm.redundancy import warn_of_redundancy
-from jaxgmm.rounds import at
 from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights
 from jaxgmm.solvers.settings import check_reg_covar, check_tol
 from jaxgmm.steps.maximization import stored_as

@@ -16,10 +16,10 @@ from jaxgmm.arrays.numerics import at_least, einsum, in_own_unit, logsumexp, var
 from jaxgmm.arrays.validation import check_choice, check_fit_arguments
 from jaxgmm.covariances.storage import Spherical
 from jaxgmm.covariances.structures import structure_named
+from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.mixtures.parameters import constrain, unconstrain
-from jaxgmm.programs import PlatformProgram
 from jaxgmm.solvers.tangent import retraction, zero_tangent
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.rows import Rows, as_they_are, standardization_of

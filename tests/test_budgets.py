@@ -14,8 +14,8 @@ import jaxgmm as jg
 from jaxgmm.arrays import budgets, chunks
 from jaxgmm.arrays.budgets import ACCELERATOR, CPU, budget, on_platform, platform_of
 from jaxgmm.arrays.chunks import chunk_size, map_over_chunks, rows_of_features, sum_over_chunks
-from jaxgmm.programs import Program
-from jaxgmm.rounds import Rounds
+from jaxgmm.execution.programs import Program
+from jaxgmm.execution.queue import Queue
 from jaxgmm.steps import products
 
 ALIGNED = budgets.ALIGNED_ROWS
@@ -160,13 +160,13 @@ def test_an_exported_program_has_the_form_of_its_platform():
 def test_an_accelerator_has_no_second_phase_of_slots(monkeypatch):
     """Where it isn't known for which platform a program is, both are made."""
     phases = []
-    through_slots = Rounds.through_slots
+    drain = Queue.drain
 
     def recorded(self, size, *rest):
         phases.append(size)
-        return through_slots(self, size, *rest)
+        return drain(self, size, *rest)
 
-    monkeypatch.setattr(Rounds, "through_slots", recorded)
+    monkeypatch.setattr(Queue, "drain", recorded)
     fit = partial(jg.fit_batch, jax.random.key(0), n_components=2, init="random")
     made = {}
     for platform in ("cpu", "gpu", None):

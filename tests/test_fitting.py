@@ -21,9 +21,9 @@ from helpers import (
 
 import jaxgmm as jg
 from jaxgmm import restarts
+from jaxgmm.fits.problems import Problems
 from jaxgmm.initialization import STARTS, start_from
 from jaxgmm.restarts import best_of
-from jaxgmm.rounds import Problems
 from jaxgmm.solvers.settings import check_settings
 from jaxgmm.steps.problem import problem_of
 

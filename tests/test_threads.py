@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import pytest
 
-from jaxgmm.threads import in_threads, n_cores
+from jaxgmm.execution.threads import in_threads, n_cores
 
 
 def test_results_are_in_the_order_of_the_calls():

@@ -10,7 +10,7 @@ from jax import Array, lax
 from jaxgmm.arrays.chunks import chunk_size, map_over_chunks
 from jaxgmm.arrays.numerics import agreed, at_most, einsum, log_softmax, logsumexp
 from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
-from jaxgmm.programs import PlatformProgram
+from jaxgmm.execution.programs import PlatformProgram
 
 
 def log_normalizer(covariance: Covariance, n_features: int) -> Array:

@@ -23,9 +23,9 @@ from jaxgmm.arrays.placement import check_points
 from jaxgmm.arrays.reflections import factor_of_root
 from jaxgmm.arrays.validation import check_mixture, check_static
 from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical, factors
+from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.densities import far_density, log_shares, standardized
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.programs import PlatformProgram
 
 Indices = int | Sequence[int] | np.ndarray
 

@@ -14,10 +14,10 @@ from jaxgmm.arrays.numerics import in_own_unit, varying
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import check_count, check_fit_arguments, check_key
 from jaxgmm.covariances.storage import precision, precision_diagonal
+from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.mixtures.parameters import Coordinates
-from jaxgmm.programs import PlatformProgram
 from jaxgmm.solvers.convergence import Progress
 from jaxgmm.solvers.implicit import as_maximum
 from jaxgmm.solvers.loop import Trace, ended

@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.numerics import in_own_unit, varying
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import check_fit_arguments
+from jaxgmm.execution.programs import Program
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
-from jaxgmm.programs import Program
 from jaxgmm.solvers.acceleration import METHODS, Pilot
 from jaxgmm.solvers.convergence import Progress, Step, gain_of
 from jaxgmm.solvers.degeneracy import degenerate_components
@@ -243,12 +243,6 @@ def goes_on(trace: Trace, limit: ArrayLike) -> Array:
     return ~ended & (trace.n_iter < limit)
 
 
-def turn(problem: Problem, tol: Array, loop: Loop, limit: ArrayLike, settings: Settings) -> Loop:
-    """One turn of a loop that may have ended, which then stays as it is."""
-    new = advance(problem, tol, *loop, settings)
-    return jax.tree.map(partial(jnp.where, goes_on(loop[1], limit)), new, loop)
-
-
 def tol_of_steps(tol: Array, settings: Settings) -> Array:
     """The gain per unit of weight that EM steps may leave."""
     return jnp.maximum(tol, POLISH_FROM) if settings.polish else tol
@@ -299,7 +293,9 @@ def iterate_unrolled(
 
     @jax.checkpoint
     def next_turn(loop: Loop, _: None) -> tuple[Loop, None]:
-        return turn(problem, tol, loop, settings.max_iter, settings), None
+        new = advance(problem, tol, *loop, settings)
+        going = goes_on(loop[1], settings.max_iter)
+        return jax.tree.map(partial(jnp.where, going), new, loop), None
 
     first = varying(begin(start, tol, settings), problem)
     return lax.scan(next_turn, first, None, length=settings.max_iter)[0]

@@ -22,8 +22,8 @@ from jaxgmm.arrays.validation import (
 )
 from jaxgmm.covariances.storage import Spherical
 from jaxgmm.covariances.structures import structure_named
+from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.programs import PlatformProgram
 from jaxgmm.steps.accumulation import accumulate_soft
 from jaxgmm.steps.expectation import expected_statistics
 from jaxgmm.steps.maximization import (

@@ -11,8 +11,8 @@ from jax import Array
 from jaxgmm.arrays.budgets import platform_of
 from jaxgmm.arrays.host import chosen_device, from_host, on_host
 from jaxgmm.arrays.padding import rounded_up, with_rows
-from jaxgmm.programs import Program
-from jaxgmm.threads import in_threads, n_cores
+from jaxgmm.execution.programs import Program
+from jaxgmm.execution.threads import in_threads, n_cores
 
 T = TypeVar("T")
 

@@ -1,0 +1,51 @@
+"""Functions of a task's number for many tasks, as many at a time as a device can hold."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgmm.arrays.budgets import budget
+
+T = TypeVar("T")
+
+
+def slots_for(n_tasks: int, numbers: int, refilled: bool = False) -> int:
+    """How many tasks at a time, each of which computes so many numbers."""
+    if not isinstance(numbers, int):
+        # With a symbol of an export in it, which is not to be compared.
+        return 1
+    most = budget().in_slots if refilled else budget().at_once
+    return max(1, min(n_tasks, most // numbers))
+
+
+def at(tree: T, task: Array | int) -> T:
+    """The leaves of one of many."""
+    return jax.tree.map(lambda leaf: leaf[task], tree)
+
+
+def take(tree: T, axes: Any, numbers: Array) -> T:
+    """The leaves of some of many, () or (S,) int; those whose axis is None all have in common."""
+
+    def of_leaf(axis: int | None, leaf: Array) -> Array:
+        return leaf if axis is None else leaf[numbers]
+
+    return jax.tree.map(of_leaf, axes, tree, is_leaf=lambda axis: axis is None)
+
+
+def in_blocks(function: Callable[[Array], T], n_tasks: int, size: int) -> T:
+    """The results of a function of a task's number, for all tasks, so many at a time."""
+    n_blocks = -(-n_tasks // size)
+    if n_tasks == 1:
+        return jax.tree.map(lambda leaf: leaf[None], function(jnp.asarray(0)))
+    if n_blocks == 1:
+        return jax.vmap(function)(jnp.arange(n_tasks))
+    if size == 1:
+        return lax.map(function, jnp.arange(n_tasks))
+    numbers = jnp.minimum(jnp.arange(n_blocks * size), n_tasks - 1).reshape(n_blocks, size)
+    results = lax.map(jax.vmap(function), numbers)
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(n_blocks * size, *leaf.shape[2:])[:n_tasks], results
+    )
