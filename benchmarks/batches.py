@@ -34,7 +34,7 @@ from timing import timed
 from workloads import Workload, sample
 
 import jaxgmm as jg
-from jaxgmm import restarts
+from jaxgmm.fits import restarts
 
 COMPARED = ("jax", "jaxlib", "jaxgmm", "numpy", "scikit-learn")
 # Of which the times are scaled to all.

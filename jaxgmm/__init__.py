@@ -12,7 +12,7 @@ from jaxgmm.operations.algebra import affine
 from jaxgmm.operations.algebra import condition
 from jaxgmm.operations.algebra import marginal
 from jaxgmm.operations.algebra import regress
-from jaxgmm.batching import fit_batch
+from jaxgmm.fits.batching import fit_batch
 from jaxgmm.operations.combination import match
 from jaxgmm.operations.combination import product
 from jaxgmm.operations.combination import reduce
@@ -22,11 +22,11 @@ from jaxgmm.mixtures.parameters import unconstrain
 from jaxgmm.covariances.storage import Diagonal
 from jaxgmm.covariances.storage import Full
 from jaxgmm.covariances.storage import Spherical
-from jaxgmm.criteria import aic
-from jaxgmm.criteria import bic
-from jaxgmm.criteria import icl
-from jaxgmm.criteria import log_likelihood
-from jaxgmm.criteria import n_parameters
+from jaxgmm.fits.criteria import aic
+from jaxgmm.fits.criteria import bic
+from jaxgmm.fits.criteria import icl
+from jaxgmm.fits.criteria import log_likelihood
+from jaxgmm.fits.criteria import n_parameters
 from jaxgmm.operations.divergences import Estimate
 from jaxgmm.operations.divergences import cauchy_schwarz_divergence
 from jaxgmm.operations.divergences import component_entropies
@@ -35,7 +35,7 @@ from jaxgmm.operations.divergences import kl_divergence
 from jaxgmm.operations.divergences import l2_distance
 from jaxgmm.operations.divergences import overlap
 from jaxgmm.operations.divergences import wasserstein_distance
-from jaxgmm.fitting import fit
+from jaxgmm.fits.fitting import fit
 from jaxgmm.solvers.gradient import fit_gradient
 from jaxgmm.interchange import from_sklearn
 from jaxgmm.interchange import to_numpyro
@@ -48,9 +48,9 @@ from jaxgmm.operations.priors import niw_prior
 from jaxgmm.solvers.results import FitError
 from jaxgmm.solvers.results import FitResult
 from jaxgmm.solvers.results import Status
-from jaxgmm.selection import Selection
-from jaxgmm.selection import select
-from jaxgmm.selection import select_batch
+from jaxgmm.fits.selection import Selection
+from jaxgmm.fits.selection import select
+from jaxgmm.fits.selection import select_batch
 from jaxgmm.steps.statistics import SufficientStatistics
 from jaxgmm.steps.em_step import accumulate
 from jaxgmm.steps.em_step import e_step
@@ -63,9 +63,9 @@ from jaxgmm.operations.quantiles import highest_density_level
 from jaxgmm.operations.quantiles import mahalanobis
 from jaxgmm.operations.quantiles import outlier_score
 from jaxgmm.operations.quantiles import quantile
-from jaxgmm.uncertainty import StandardErrors
-from jaxgmm.uncertainty import observed_information
-from jaxgmm.uncertainty import standard_errors
+from jaxgmm.fits.uncertainty import StandardErrors
+from jaxgmm.fits.uncertainty import observed_information
+from jaxgmm.fits.uncertainty import standard_errors
 
 __version__ = _version("jaxgmm")
 

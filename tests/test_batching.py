@@ -25,11 +25,11 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import batching, restarts
 from jaxgmm.arrays import budgets
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.execution import blocks
 from jaxgmm.execution.queue import iterate_all
+from jaxgmm.fits import batching, restarts
 
 TOL = by_dtype(1e-4, 1e-8)
 BOUND = by_dtype(0.1, 2e-3)

@@ -24,7 +24,7 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm.arrays import host
 from jaxgmm.arrays.chunks import sum_over_chunks
-from jaxgmm.initialization import STARTS, start_from
+from jaxgmm.fits.initialization import STARTS, start_from
 from jaxgmm.mixtures import densities
 from jaxgmm.steps import rows
 from jaxgmm.steps.problem import problem_of

@@ -9,9 +9,9 @@ import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype
 
 import jaxgmm as jg
-from jaxgmm.initialization import STARTS, least_rows
+from jaxgmm.fits.initialization import STARTS, least_rows
+from jaxgmm.fits.splitting import split_instead
 from jaxgmm.solvers.convergence import CONFIRMATIONS, Gain, Progress
-from jaxgmm.splitting import split_instead
 from jaxgmm.steps.rows import Rows, standardization_of
 
 N_ROWS, D, K = 400, 2, 10

@@ -11,7 +11,7 @@ from helpers import assert_refused
 
 import jaxgmm as jg
 from jaxgmm.command_line import commands, main
-from jaxgmm.selection import ROW, Selection
+from jaxgmm.fits.selection import ROW, Selection
 from jaxgmm.tables import read_table
 
 RANDOM = np.random.default_rng(0)

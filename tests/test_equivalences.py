@@ -26,8 +26,8 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm.initialization import STARTS
-from jaxgmm.kmeans import plus_plus_seeds, subsample
+from jaxgmm.fits.initialization import STARTS
+from jaxgmm.fits.kmeans import plus_plus_seeds, subsample
 from jaxgmm.steps.rows import Rows, standardization_of
 
 RELATIVE = by_dtype(2e-5, 1e-11)

@@ -20,10 +20,10 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm import restarts
+from jaxgmm.fits import restarts
+from jaxgmm.fits.initialization import STARTS, start_from
 from jaxgmm.fits.problems import Problems
-from jaxgmm.initialization import STARTS, start_from
-from jaxgmm.restarts import best_of
+from jaxgmm.fits.restarts import best_of
 from jaxgmm.solvers.settings import check_settings
 from jaxgmm.steps.problem import problem_of
 

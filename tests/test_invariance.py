@@ -19,7 +19,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm.kmeans import plus_plus_seeds
+from jaxgmm.fits.kmeans import plus_plus_seeds
 from jaxgmm.steps.rows import as_they_are
 
 EXACT = by_dtype(1e-3, 1e-8)

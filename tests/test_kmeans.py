@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import array, assert_close, by_dtype
 
-from jaxgmm.kmeans import (
+from jaxgmm.fits.kmeans import (
     SMALLEST_DEVIATION,
     Nearest,
     draw_rows,

@@ -7,11 +7,11 @@ import pytest
 from helpers import DTYPE, array, assert_same_mixture, blobs, padded
 
 import jaxgmm as jg
-from jaxgmm import batching
 from jaxgmm.arrays import padding
 from jaxgmm.arrays.padding import with_rows
 from jaxgmm.arrays.placement import check_points
 from jaxgmm.execution import blocks
+from jaxgmm.fits import batching
 
 KEY = jax.random.key(0)
 ONE = jg.GaussianMixture.create([1.0], [[0.0]], [1.0], "spherical")

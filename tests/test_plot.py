@@ -16,9 +16,9 @@ from plotted import MEANS, batch_of, drawn, mixture_of, new_axes, rows_of
 
 import jaxgmm as jg
 from jaxgmm import plot
+from jaxgmm.fits.selection import ROW_WITH_FOLDS, Selection
 from jaxgmm.plot.components import components_of, density_levels
 from jaxgmm.plot.drawing import MAX_POINTS
-from jaxgmm.selection import ROW_WITH_FOLDS, Selection
 
 matplotlib.use("Agg")
 

@@ -7,9 +7,9 @@ import pytest
 from helpers import DTYPE, D, K, array, assert_same_mixture, blobs, start_from_labels
 
 import jaxgmm as jg
-from jaxgmm import batching, fitting, sweeps
 from jaxgmm.execution import programs
 from jaxgmm.execution.programs import Program, known_options
+from jaxgmm.fits import batching, fitting, sweeps
 from jaxgmm.solvers import loop
 
 

@@ -30,7 +30,7 @@ import jaxgmm as jg
 from jaxgmm.arrays import budgets, host
 from jaxgmm.arrays.budgets import on_platform
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.kmeans import Nearest
+from jaxgmm.fits.kmeans import Nearest
 from jaxgmm.steps import products
 from jaxgmm.steps.accumulation import accumulate_hard, accumulate_soft
 from jaxgmm.steps.differences import statistics_by_differences

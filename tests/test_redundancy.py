@@ -8,7 +8,7 @@ import pytest
 from helpers import array, blobs
 
 import jaxgmm as jg
-from jaxgmm.redundancy import MOST_CORRELATED, Redundancy, described, redundant_features
+from jaxgmm.fits.redundancy import MOST_CORRELATED, Redundancy, described, redundant_features
 
 N = 200
 RANDOM = np.random.default_rng(0)

@@ -20,12 +20,12 @@ from helpers import (
 )
 
 import jaxgmm as jg
-import jaxgmm.selection
-from jaxgmm import sweeps
+import jaxgmm.fits.selection
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.covariances.traced import TracedStructure
-from jaxgmm.selection import ROW, ROW_WITH_FOLDS, Selection, ranking, winning_row
-from jaxgmm.sweeps import kept_in_folds
+from jaxgmm.fits import sweeps
+from jaxgmm.fits.selection import ROW, ROW_WITH_FOLDS, Selection, ranking, winning_row
+from jaxgmm.fits.sweeps import kept_in_folds
 
 WEIGHTS = np.arange(N) % 4.0
 
@@ -288,7 +288,7 @@ def test_a_sweep_is_refused_before_anything_is_fitted(monkeypatch, key, options)
     def never(*_):
         raise AssertionError("fitted")
 
-    monkeypatch.setattr(jaxgmm.selection, "fit_group", never)
+    monkeypatch.setattr(jaxgmm.fits.selection, "fit_group", never)
     with pytest.raises(ValueError):
         jg.select(key, array(blobs()), **{"n_components": [1, 2], **options})
 

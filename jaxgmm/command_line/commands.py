@@ -26,9 +26,9 @@ from jaxgmm.command_line.messages import data_output, shown
 from jaxgmm.command_line.options import UsageError
 from jaxgmm.command_line.plan import Part, joined, planned
 from jaxgmm.command_line.reports import model_report, report, score_report, size_report
-from jaxgmm.criteria import n_parameters
+from jaxgmm.fits.criteria import n_parameters
+from jaxgmm.fits.selection import Selection, select
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.selection import Selection, select
 from jaxgmm.storage import save
 from jaxgmm.table_columns import numbered
 from jaxgmm.table_writing import Block, write_blocks, write_text, writer_for

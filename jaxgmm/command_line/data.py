@@ -12,8 +12,8 @@ import numpy as np
 from jaxgmm.command_line.checks import check_components
 from jaxgmm.command_line.messages import counted, listed, say, shown
 from jaxgmm.covariances.structures import STRUCTURES
+from jaxgmm.fits.redundancy import described, redundant_features
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.redundancy import described, redundant_features
 from jaxgmm.storage import as_arrays, check_parameters, load
 from jaxgmm.table_columns import MissingValueError, NotANumberError, TableError, numbered
 from jaxgmm.tables import old_faithful, read_blocks, read_table

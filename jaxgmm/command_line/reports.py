@@ -9,9 +9,9 @@ import numpy as np
 from jaxgmm.command_line.messages import counted, listed, printable, shown
 from jaxgmm.covariances.storage import Full, variances
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.criteria import criteria_of, n_parameters
+from jaxgmm.fits.criteria import criteria_of, n_parameters
+from jaxgmm.fits.selection import Selection
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.selection import Selection
 from jaxgmm.solvers.results import FitResult, Status
 
 LARGEST_MATRIX = 8

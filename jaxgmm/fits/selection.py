@@ -22,16 +22,16 @@ from jaxgmm.arrays.validation import (
     check_known,
     check_n_components,
 )
-from jaxgmm.batching import check_batch
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.criteria import criteria_of, free_parameters
 from jaxgmm.execution.tasks import at
-from jaxgmm.initialization import STARTS
-from jaxgmm.redundancy import warn_of_redundancy
+from jaxgmm.fits.batching import check_batch
+from jaxgmm.fits.criteria import criteria_of, free_parameters
+from jaxgmm.fits.initialization import STARTS
+from jaxgmm.fits.redundancy import warn_of_redundancy
+from jaxgmm.fits.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
 from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights
 from jaxgmm.solvers.settings import check_reg_covar, check_tol
 from jaxgmm.steps.maximization import stored_as
-from jaxgmm.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
 
 # The criteria; the winner has the lowest value, times this sign.
 CRITERIA = {"bic": 1, "aic": 1, "icl": 1, "cv": -1}

@@ -9,11 +9,11 @@ import numpy as np
 from jax import Array
 
 from jaxgmm.covariances.traced import TracedStructure
-from jaxgmm.criteria import log_certainty
 from jaxgmm.execution.blocks import fit_blocks
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.tasks import at, in_blocks, slots_for
-from jaxgmm.fitting import fit_all
+from jaxgmm.fits.criteria import log_certainty
+from jaxgmm.fits.fitting import fit_all
 from jaxgmm.solvers.results import FitResult
 from jaxgmm.solvers.settings import Settings
 from jaxgmm.steps.expectation import total_log_prob

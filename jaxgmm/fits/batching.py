@@ -25,8 +25,8 @@ from jaxgmm.arrays.validation import check_choice, check_count, check_key, check
 from jaxgmm.covariances.storage import Diagonal, Full, Spherical
 from jaxgmm.execution.blocks import fit_blocks
 from jaxgmm.execution.programs import Program
-from jaxgmm.fitting import fit_all
-from jaxgmm.initialization import STARTS
+from jaxgmm.fits.fitting import fit_all
+from jaxgmm.fits.initialization import STARTS
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.solvers.results import FitResult
 from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol

@@ -23,10 +23,10 @@ from jaxgmm.arrays.validation import (
 from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.tasks import in_blocks, slots_for
+from jaxgmm.fits.initialization import STARTS, as_given, least_rows, start_from
 from jaxgmm.fits.problems import Problems
-from jaxgmm.initialization import STARTS, as_given, least_rows, start_from
+from jaxgmm.fits.restarts import climb_all
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.restarts import climb_all
 from jaxgmm.solvers.loop import em
 from jaxgmm.solvers.results import FitResult, in_unit_of_weights
 from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol

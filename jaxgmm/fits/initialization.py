@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxgmm.arrays.numerics import varying
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.covariances.traced import TracedStructure
-from jaxgmm.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
+from jaxgmm.fits.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.accumulation import accumulate_hard, accumulate_soft
 from jaxgmm.steps.maximization import maximize, means_of

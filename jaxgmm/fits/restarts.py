@@ -15,9 +15,10 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.numerics import agreed, varying
 from jaxgmm.execution.queue import iterate_all
 from jaxgmm.execution.tasks import at, in_blocks
+from jaxgmm.fits.initialization import least_rows
+from jaxgmm.fits.kmeans import effective_rows
 from jaxgmm.fits.problems import Problems
-from jaxgmm.initialization import least_rows
-from jaxgmm.kmeans import effective_rows
+from jaxgmm.fits.splitting import split_instead
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.solvers.degeneracy import collapsed_components, twins
 from jaxgmm.solvers.implicit import as_maximum
@@ -35,7 +36,6 @@ from jaxgmm.solvers.loop import (
 )
 from jaxgmm.solvers.results import FitResult, Status
 from jaxgmm.solvers.settings import Settings
-from jaxgmm.splitting import split_instead
 from jaxgmm.steps.problem import Problem, ready
 
 # After so many steps so many restarts of a model are left.
