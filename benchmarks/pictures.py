@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import jaxgmm as jg
 from jaxgmm import plot
-from jaxgmm.tables import old_faithful
+from jaxgmm.files.tables import old_faithful
 
 PANELS = ("contours", "ellipses", "heat_map", "responsibilities", "history", "regression")
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"

@@ -37,9 +37,9 @@ from jaxgmm.operations.divergences import overlap
 from jaxgmm.operations.divergences import wasserstein_distance
 from jaxgmm.fits.fitting import fit
 from jaxgmm.solvers.gradient import fit_gradient
-from jaxgmm.interchange import from_sklearn
-from jaxgmm.interchange import to_numpyro
-from jaxgmm.interchange import to_sklearn
+from jaxgmm.files.interchange import from_sklearn
+from jaxgmm.files.interchange import to_numpyro
+from jaxgmm.files.interchange import to_sklearn
 from jaxgmm.solvers.loop import em
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.operations.priors import NIWPrior
@@ -56,8 +56,8 @@ from jaxgmm.steps.em_step import accumulate
 from jaxgmm.steps.em_step import e_step
 from jaxgmm.steps.em_step import em_step
 from jaxgmm.steps.em_step import m_step
-from jaxgmm.storage import load
-from jaxgmm.storage import save
+from jaxgmm.files.storage import load
+from jaxgmm.files.storage import save
 from jaxgmm.operations.quantiles import cdf
 from jaxgmm.operations.quantiles import highest_density_level
 from jaxgmm.operations.quantiles import mahalanobis

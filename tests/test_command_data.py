@@ -11,8 +11,8 @@ from helpers import assert_refused
 
 import jaxgmm as jg
 from jaxgmm.command_line import commands, main
+from jaxgmm.files.tables import read_table
 from jaxgmm.fits.selection import ROW, Selection
-from jaxgmm.tables import read_table
 
 RANDOM = np.random.default_rng(0)
 HEIGHT = RANDOM.normal(170, 10, 60)

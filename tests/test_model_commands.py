@@ -12,8 +12,8 @@ from helpers import assert_refused
 
 import jaxgmm as jg
 from jaxgmm.command_line import commands, main
-from jaxgmm.table_writing import write_blocks
-from jaxgmm.tables import read_table
+from jaxgmm.files.table_writing import write_blocks
+from jaxgmm.files.tables import read_table
 
 ROWS = np.random.default_rng(0).normal(size=(40, 2)) + 9 * (np.arange(40) % 2)[:, None]
 FORMATS = ["csv", "npy", "parquet"]

@@ -20,8 +20,8 @@ import pytest
 from helpers import DOUBLE, array, blobs, start_from_labels
 
 import jaxgmm as jg
-from jaxgmm import storage
-from jaxgmm.storage import DIGEST_LENGTH, FORMAT
+from jaxgmm.files import storage
+from jaxgmm.files.storage import DIGEST_LENGTH, FORMAT
 
 
 def mixture_of(covariance_type="full", batch_shape=(), dtype=np.float32):

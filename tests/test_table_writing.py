@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from jaxgmm.table_columns import TableError
-from jaxgmm.table_writing import write_blocks, write_text
-from jaxgmm.tables import read_table
+from jaxgmm.files.table_columns import TableError
+from jaxgmm.files.table_writing import write_blocks, write_text
+from jaxgmm.files.tables import read_table
 
 NAMES = ["a", "b, c"]
 FILES = ["table.csv", "table.npy", "table.parquet", "table.pq", "TABLE.CSV"]

@@ -15,8 +15,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from jaxgmm.table_columns import NotANumberError, TableError
-from jaxgmm.tables import old_faithful, read_blocks, read_table
+from jaxgmm.files.table_columns import NotANumberError, TableError
+from jaxgmm.files.tables import old_faithful, read_blocks, read_table
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from helpers import array, assert_close, blobs, by_dtype, double, start_from_lab
 from jax.flatten_util import ravel_pytree
 
 import jaxgmm as jg
-from jaxgmm.tables import old_faithful
+from jaxgmm.files.tables import old_faithful
 
 X = blobs(width=1.5)
 

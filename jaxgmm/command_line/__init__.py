@@ -10,7 +10,7 @@ from jaxgmm.command_line.commands import COMMANDS
 from jaxgmm.command_line.data import advice
 from jaxgmm.command_line.messages import escaping_output, say
 from jaxgmm.command_line.options import UsageError, parser
-from jaxgmm.table_columns import TableError
+from jaxgmm.files.table_columns import TableError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 130, 141
 

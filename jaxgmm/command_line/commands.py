@@ -26,13 +26,13 @@ from jaxgmm.command_line.messages import data_output, shown
 from jaxgmm.command_line.options import UsageError
 from jaxgmm.command_line.plan import Part, joined, planned
 from jaxgmm.command_line.reports import model_report, report, score_report, size_report
+from jaxgmm.files.storage import save
+from jaxgmm.files.table_columns import numbered
+from jaxgmm.files.table_writing import Block, write_blocks, write_text, writer_for
+from jaxgmm.files.tables import BLOCK_ROWS
 from jaxgmm.fits.criteria import n_parameters
 from jaxgmm.fits.selection import Selection, select
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.storage import save
-from jaxgmm.table_columns import numbered
-from jaxgmm.table_writing import Block, write_blocks, write_text, writer_for
-from jaxgmm.tables import BLOCK_ROWS
 
 TOL = 1e-8
 MAX_ITER = 5000

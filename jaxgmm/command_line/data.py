@@ -12,11 +12,11 @@ import numpy as np
 from jaxgmm.command_line.checks import check_components
 from jaxgmm.command_line.messages import counted, listed, say, shown
 from jaxgmm.covariances.structures import STRUCTURES
+from jaxgmm.files.storage import as_arrays, check_parameters, load
+from jaxgmm.files.table_columns import MissingValueError, NotANumberError, TableError, numbered
+from jaxgmm.files.tables import old_faithful, read_blocks, read_table
 from jaxgmm.fits.redundancy import described, redundant_features
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.storage import as_arrays, check_parameters, load
-from jaxgmm.table_columns import MissingValueError, NotANumberError, TableError, numbered
-from jaxgmm.tables import old_faithful, read_blocks, read_table
 
 
 def table_to_fit(options: argparse.Namespace) -> tuple[list[str], np.ndarray]:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxgmm.arrays.validation import check_count, check_known, check_mixture
+from jaxgmm.files.storage import written_atomically
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.plot.components import Components, components_of, density_levels
 from jaxgmm.plot.drawing import (
@@ -27,7 +28,6 @@ from jaxgmm.plot.drawing import (
     outlines,
     plane_of,
 )
-from jaxgmm.storage import written_atomically
 
 FORMATS = ("png", "pdf", "svg", "jpg")
 

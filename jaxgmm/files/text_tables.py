@@ -19,7 +19,7 @@ from typing import IO, Any, TextIO
 
 import numpy as np
 
-from jaxgmm.table_columns import (
+from jaxgmm.files.table_columns import (
     Choice,
     Header,
     MissingValueError,

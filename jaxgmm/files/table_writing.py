@@ -10,9 +10,9 @@ from typing import BinaryIO, TextIO
 
 import numpy as np
 
-from jaxgmm.storage import written_atomically
-from jaxgmm.table_columns import TableError
-from jaxgmm.tables import NEEDS_PYARROW
+from jaxgmm.files.storage import written_atomically
+from jaxgmm.files.table_columns import TableError
+from jaxgmm.files.tables import NEEDS_PYARROW
 
 Block = Sequence[np.ndarray]
 Writer = Callable[[BinaryIO, Sequence[str], Iterator[Block]], None]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgmm.table_columns import (
+from jaxgmm.files.table_columns import (
     Choice,
     Header,
     MissingValueError,
@@ -18,7 +18,7 @@ from jaxgmm.table_columns import (
     index_columns,
     numbered,
 )
-from jaxgmm.text_tables import read_text
+from jaxgmm.files.text_tables import read_text
 
 BLOCK_ROWS = 65_536
 NEEDS_PYARROW = "Parquet files need pyarrow: pip install pyarrow"
