@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
-from test_algebra import mixture_of
-from test_combination import shifted
+from known_mixtures import mixture_of, shifted
 
 import jaxgmm as jg
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 from helpers import DTYPE, array, assert_close, blobs, by_dtype, double
+from known_mixtures import mixture_of
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
-from test_algebra import mixture_of
 
 import jaxgmm as jg
 

@@ -5,33 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
+from known_mixtures import D, K, mixture_of
 
 import jaxgmm as jg
 
-K, D = 3, 4
 RANDOM = np.random.default_rng(5)
 POINT = np.array([0.3, -0.8, 1.1, 0.2])
-
-
-def mixture_of(covariance_type):
-    """Three components over four features, of any type."""
-    roots = RANDOM_ROOTS + 1.5 * np.eye(D)
-    dense = roots @ np.swapaxes(roots, 1, 2)
-    variances = {
-        "full": dense,
-        "tied": dense[0],
-        "diag": np.einsum("kii->ki", dense),
-        "spherical": dense[:, 0, 0],
-        "tied_diag": np.diag(dense[0]),
-        "tied_spherical": dense[0, 0, 0],
-    }[covariance_type]
-    return jg.GaussianMixture.create(
-        array([0.2, 0.3, 0.5]), array(MEANS), array(variances), covariance_type
-    )
-
-
-RANDOM_ROOTS = RANDOM.normal(size=(K, D, D)) / 2
-MEANS = RANDOM.normal(size=(K, D))
 
 
 def normal(x, mean, covariance):

@@ -7,18 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
-from test_algebra import mixture_of
+from known_mixtures import mixture_of, shifted
 
 import jaxgmm as jg
 
 POINTS = np.random.default_rng(3).normal(size=(20, 4))
-
-
-def shifted(covariance_type, step=0.7):
-    """Another mixture of the type, over the same features."""
-    mixture = mixture_of(covariance_type)
-    covariance = jax.tree.map(lambda leaf: leaf * 1.3, mixture.covariance)
-    return jg.GaussianMixture(mixture.log_weights[::-1], mixture.means + step, covariance)
 
 
 @pytest.mark.parametrize("other", ["full", "diag", "tied_spherical"])

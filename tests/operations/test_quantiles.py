@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
+from known_mixtures import mixture_of
 from scipy import stats
-from test_algebra import mixture_of
 
 import jaxgmm as jg
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import DTYPE, assert_close
-from test_algebra import mixture_of
-from test_combination import shifted
+from known_mixtures import mixture_of, shifted
 
 import jaxgmm as jg
 from jaxgmm.operations import combination, pairs
