@@ -133,7 +133,7 @@ def _sum_of_pieces(
     return unravel(sums[0])
 
 
-def one_of_sums(number: Array, sums: Sequence[Callable[[Array | None], T]]) -> T:
+def conditional_sum(number: Array, sums: Sequence[Callable[[Array | None], T]]) -> T:
     """The sum that has a number.
 
     On a CPU not by a branch, as XLA splits no work inside of one among cores, but by the number of

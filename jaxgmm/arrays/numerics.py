@@ -305,19 +305,19 @@ def is_positive_definite(matrix: Array) -> Array:
 
 
 @jax.custom_batching.custom_vmap
-def agreed(flag: Array) -> Array:
+def all_in_batch(flag: Array) -> Array:
     """The flag; in a batch, whether all have it, so that what hangs on it is decided once."""
     return flag
 
 
-@agreed.def_vmap
+@all_in_batch.def_vmap
 def _agreed_in_batch(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
     return jnp.all(flag), False
 
 
 @jax.custom_batching.custom_vmap
 def largest_in_batch(number: Array) -> Array:
-    """The number; in a batch, the largest of all, see `agreed`."""
+    """The number; in a batch, the largest of all, see `all_in_batch`."""
     return number
 
 

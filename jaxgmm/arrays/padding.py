@@ -21,10 +21,10 @@ SMALLEST = 64
 
 def padded_rows(n_rows: int) -> int:
     """At most half as many rows again, and at least 64."""
-    return max(SMALLEST, rounded_up(n_rows))
+    return max(SMALLEST, bucket_size(n_rows))
 
 
-def rounded_up(number: int) -> int:
+def bucket_size(number: int) -> int:
     """The next power of two, or half way to it."""
     power = 1 << (number - 1).bit_length()
     return power if number > 3 * power // 4 else 3 * power // 4

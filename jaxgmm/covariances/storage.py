@@ -22,7 +22,7 @@ class Full:
 
     Attributes:
         scale_tril: (K or 1, D, D) lower triangular with positive diagonal, Σ = L Lᵀ.
-        inverse: (K or 1, D, D) L⁻¹ where it is at hand, see `prepared`.
+        inverse: (K or 1, D, D) L⁻¹ where it is at hand, see `with_inverse`.
     """
 
     scale_tril: Array
@@ -109,7 +109,7 @@ class Spherical:
 Covariance = Full | Diagonal | Spherical
 
 
-def prepared(covariance: Covariance) -> Covariance:
+def with_inverse(covariance: Covariance) -> Covariance:
     """The same covariance, for much whitening: with L⁻¹ at hand."""
     match covariance:
         case Full(scale_tril, None):
@@ -118,7 +118,7 @@ def prepared(covariance: Covariance) -> Covariance:
             return covariance
 
 
-def unprepared(covariance: Covariance) -> Covariance:
+def without_inverse(covariance: Covariance) -> Covariance:
     """The same covariance, with nothing at hand that follows from the rest."""
     return Full(covariance.scale_tril) if isinstance(covariance, Full) else covariance
 

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxgmm.arrays.budgets import platform_of
 from jaxgmm.arrays.host import chosen_device, from_host, on_host
-from jaxgmm.arrays.padding import rounded_up, with_rows
+from jaxgmm.arrays.padding import bucket_size, with_rows
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.threads import in_threads, n_cores
 
@@ -88,9 +88,9 @@ def models_in_block(n_models: int, size: int, n_threads: int) -> int:
         n_threads: so many calls at a time.
     """
     if n_threads == 1:
-        return n_models if size > LARGE_BATCH else rounded_up(n_models)
+        return n_models if size > LARGE_BATCH else bucket_size(n_models)
     fitting = max(1, BLOCK * n_models // size)
-    evenly = rounded_up(-(-n_models // (CALLS_PER_THREAD * n_threads)))
+    evenly = bucket_size(-(-n_models // (CALLS_PER_THREAD * n_threads)))
     return min(MODELS_IN_BLOCK, fitting, evenly)
 
 

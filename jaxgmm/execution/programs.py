@@ -41,13 +41,13 @@ class PlatformProgram:
         update_wrapper(self, function)
 
         @cache
-        def part(platform: str | None) -> Any:
+        def inlined(platform: str | None) -> Any:
             return jax.jit(made_for(platform, function), static_argnames=static_argnames)
 
-        self.part = part
+        self.inlined = inlined
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
-        return self.part(platform_of(*jax.tree.leaves(arguments)))(*arguments, **static)
+        return self.inlined(platform_of(*jax.tree.leaves(arguments)))(*arguments, **static)
 
 
 class Program(PlatformProgram):
@@ -60,12 +60,12 @@ class Program(PlatformProgram):
         super().__init__(function, static_argnames)
 
         @cache
-        def whole(platform: str | None) -> Any:
+        def standalone(platform: str | None) -> Any:
             options = known_options(platform)
             made = made_for(platform, function)
             return jax.jit(made, static_argnames=static_argnames, compiler_options=options)
 
-        self.whole = whole
+        self.standalone = standalone
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         leaves = jax.tree.leaves(arguments)
@@ -73,10 +73,10 @@ class Program(PlatformProgram):
         known = bool(known_options(platform)) and is_concrete(*leaves)
         # What is made here is known only where no program is being traced.
         if known and is_concrete(lax.iota(np.int32, 1)):
-            return self.whole(platform)(*arguments, **static)
-        return self.part(platform)(*arguments, **static)
+            return self.standalone(platform)(*arguments, **static)
+        return self.inlined(platform)(*arguments, **static)
 
     def compiled(self, *arguments: Any, **static: Any) -> Callable[..., Any]:
         """As a program of its own, which is called without the static arguments."""
         platform = platform_of(*jax.tree.leaves(arguments))
-        return self.whole(platform).lower(*arguments, **static).compile()
+        return self.standalone(platform).lower(*arguments, **static).compile()

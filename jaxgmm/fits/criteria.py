@@ -124,19 +124,19 @@ def criterion_values(
 
 
 def criteria_of(
-    log_likelihood: T, log_certainty: T, n_parameters: float, log_n_rows: T
+    log_likelihood: T, log_map_responsibility: T, n_parameters: float, log_n_rows: T
 ) -> dict[str, T]:
     """AIC, BIC and ICL.
 
     Args:
         log_likelihood: weighted total.
-        log_certainty: see `log_certainty`.
+        log_certainty: see `log_map_responsibility`.
         n_parameters: free ones.
         log_n_rows: logarithm of the sum of the weights.
     """
     bic = n_parameters * log_n_rows - 2 * log_likelihood
     aic = 2 * n_parameters - 2 * log_likelihood
-    return {"aic": aic, "bic": bic, "icl": bic - 2 * log_certainty}
+    return {"aic": aic, "bic": bic, "icl": bic - 2 * log_map_responsibility}
 
 
 @PlatformProgram
@@ -147,15 +147,15 @@ def _log_likelihood(mixture: GaussianMixture, x: Array, weights: Array) -> Array
 
 @PlatformProgram
 def _totals(mixture: GaussianMixture, x: Array, weights: Array) -> tuple[Array, Array, Array]:
-    """Log-likelihood, `log_certainty`, and the logarithm of the sum of the weights."""
+    """Log-likelihood, `log_map_responsibility`, and the logarithm of the sum of the weights."""
     weights, unit = in_own_unit(weights)
     rows = as_they_are(x, weights)
     log_likelihood = total_log_prob(rows, mixture, mixture.log_weights)[0]
     log_n_rows = jnp.log(unit) + jnp.log(jnp.sum(weights))
-    return unit * log_likelihood, unit * log_certainty(mixture, rows), log_n_rows
+    return unit * log_likelihood, unit * log_map_responsibility(mixture, rows), log_n_rows
 
 
-def log_certainty(mixture: GaussianMixture, rows: Rows) -> Array:
+def log_map_responsibility(mixture: GaussianMixture, rows: Rows) -> Array:
     """Σ w_n log max_k r_nk: ()."""
 
     def summand(_: Array, weights: Array, z: Array) -> Array:

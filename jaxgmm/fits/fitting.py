@@ -25,7 +25,7 @@ from jaxgmm.execution.programs import Program
 from jaxgmm.execution.tasks import in_blocks, slots_for
 from jaxgmm.fits.initialization import STARTS, as_given, least_rows, start_from
 from jaxgmm.fits.problems import Problems
-from jaxgmm.fits.restarts import climb_all
+from jaxgmm.fits.restarts import run_all
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.solvers.loop import em
 from jaxgmm.solvers.results import FitResult, in_unit_of_weights
@@ -217,14 +217,14 @@ def fit_all(
             settings.covariance_type,
             problem.regularization,
             problem.form,
-            lend=given is None,
+            pseudocounts=given is None,
         )
 
     starts = in_blocks(start, n_tasks, problems.n_slots(n_tasks, active.shape[1]))
     tol = jnp.asarray(tol, x.dtype)
     # A start that is given is where the climb begins, whatever becomes of it.
     splits = given is None
-    results = climb_all(problems, starts, active, tol, n_models, settings, splits)
+    results = run_all(problems, starts, active, tol, n_models, settings, splits)
     return in_unit_of_weights(results, unit)
 
 

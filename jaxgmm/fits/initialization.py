@@ -155,7 +155,7 @@ def start_from(
     regularization: Array,
     form: TracedStructure | None = None,
     *,
-    lend: bool,
+    pseudocounts: bool,
 ) -> GaussianMixture:
     """A mixture in the coordinates of the rows, by one M-step.
 
@@ -166,7 +166,7 @@ def start_from(
         covariance_type: of the mixture.
         regularization: (D,) variances in standardized coordinates.
         form: of "full" covariances.
-        lend: whether components too small for a covariance borrow, see `with_pseudo_rows`.
+        lend: whether components too small for a covariance borrow, see `add_pseudocounts`.
     """
     full_second_moment = structure_named(covariance_type).full_second_moment
     if isinstance(responsibilities, Nearest):
@@ -177,10 +177,10 @@ def start_from(
         zero = jnp.zeros((active.size, rows.x.shape[1]), rows.x.dtype)
         means = means_of(accumulate_soft(rows, responsibilities, zero, full_second_moment=False))
         statistics = accumulate_soft(rows, responsibilities, means, full_second_moment)
-    if lend:
+    if pseudocounts:
         present = jnp.sum(rows.weights > 0).astype(rows.x.dtype)
         average_row = jnp.sum(rows.weights) / present
-        statistics = with_pseudo_rows(statistics, jnp.where(active, average_row, 0))
+        statistics = add_pseudocounts(statistics, jnp.where(active, average_row, 0))
     healthy = or_noise(statistics, active)
     added = jnp.where(jnp.isfinite(regularization), regularization, 0)
     return maximize(healthy, covariance_type, None, added, form)
@@ -206,7 +206,7 @@ def or_noise(statistics: SufficientStatistics, active: Array) -> SufficientStati
     return jax.tree.map(partial(jnp.where, usable), statistics, noise)
 
 
-def with_pseudo_rows(statistics: SufficientStatistics, weights: Array) -> SufficientStatistics:
+def add_pseudocounts(statistics: SufficientStatistics, weights: Array) -> SufficientStatistics:
     """Statistics to which each component has D + 1 rows added, spread like an average component.
 
     A start needs this where a part of the partition has too few rows for a covariance of its own:

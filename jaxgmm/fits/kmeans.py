@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.arrays.numerics import agreed, contract, einsum, varying
+from jaxgmm.arrays.numerics import all_in_batch, contract, einsum, varying
 from jaxgmm.steps.rows import Rows
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
@@ -102,7 +102,7 @@ def subsample(rows: Rows, size: int) -> Rows:
         return drawn.astype(last.dtype)
 
     # Where all rows are present their ranks are their numbers.
-    drawn = lax.cond(agreed(present == x.shape[0]), lambda: last, by_rank)
+    drawn = lax.cond(all_in_batch(present == x.shape[0]), lambda: last, by_rank)
     return Rows(standardization, x[drawn], jnp.where(rank < present, weights[drawn], 0))
 
 
@@ -192,7 +192,7 @@ def lloyd(rows: Rows, sample: Rows, start: Nearest, least: ArrayLike, max_iter: 
         small = present & (effective < least)
         within = (n_iter.astype(means.dtype) * GOLDEN_RATIO) % 1
         return lax.cond(
-            agreed(~jnp.any(small)),
+            all_in_batch(~jnp.any(small)),
             lambda: means,
             lambda: _moved_into(sample, partition, effective > 2 * least, small, within, means),
         )
@@ -202,7 +202,7 @@ def lloyd(rows: Rows, sample: Rows, start: Nearest, least: ArrayLike, max_iter: 
         return moved & (n_iter < max_iter + SPLITTINGS)
 
     def some_go_on(carry: tuple[Array, Array, Array]) -> Array:
-        return ~agreed(~goes_on(carry))
+        return ~all_in_batch(~goes_on(carry))
 
     def advance(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         old, _, n_iter = carry

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.arrays.numerics import agreed, varying
+from jaxgmm.arrays.numerics import all_in_batch, varying
 from jaxgmm.execution.queue import iterate_all
 from jaxgmm.execution.tasks import at, in_blocks
 from jaxgmm.fits.initialization import least_rows
@@ -24,19 +24,19 @@ from jaxgmm.solvers.degeneracy import collapsed_components, twins
 from jaxgmm.solvers.implicit import as_maximum
 from jaxgmm.solvers.loop import (
     Loop,
-    advance,
+    accepted,
     begin,
-    climb,
-    ended,
-    finished,
-    goes_on,
     iterate,
-    landed,
+    iteration,
+    keep_going,
+    polished,
+    result_of,
+    run,
     tol_of_steps,
 )
 from jaxgmm.solvers.results import FitResult, Status
 from jaxgmm.solvers.settings import Settings
-from jaxgmm.steps.problem import Problem, ready
+from jaxgmm.steps.problem import Problem, ready_to_whiten
 
 # After so many steps so many restarts of a model are left.
 SCREENING, FINALISTS = 16, 4
@@ -48,7 +48,7 @@ TRIALS, CLIMBS = 6, 3
 ROUNDING = 8
 
 
-def climb_all(
+def run_all(
     problems: Problems,
     starts: GaussianMixture,
     active: Array,
@@ -57,12 +57,12 @@ def climb_all(
     settings: Settings,
     splits: bool = False,
 ) -> FitResult:
-    """`loop.climb` for all restarts of many models, and the best result of each model.
+    """`loop.run` for all restarts of many models, and the best result of each model.
 
     Args:
         problems: the data of M models, each with R restarts.
         starts: with a leading axis M·R.
-        active: (M, K) bool, see `climb`.
+        active: (M, K) bool, see `run`.
         tol: () gain per unit of weight that may remain.
         n_models: () int, how many of the models are wanted; what the others become says nothing.
         settings: static choices.
@@ -79,22 +79,22 @@ def climb_all(
 
         def climbed(task: Array) -> FitResult:
             of_model = active[task // n_restarts]
-            return climb(problems.of(task), at(starts, task), of_model, tol, settings)
+            return run(problems.of(task), at(starts, task), of_model, tol, settings)
 
         return best_of_each(in_blocks(climbed, n_tasks, n_slots), n_restarts)
 
     fixed = problems._replace(problem=lax.stop_gradient(problems.problem))
     first, final = lax.stop_gradient((starts, tol))
     wanted = jnp.arange(n_tasks) < jnp.asarray(n_models) * n_restarts
-    climbs = Climbs(fixed, wanted, active, tol_of_steps(final, settings), settings, splits)
-    loops, finalists = climbs.run(first)
+    restarts = Restarts(fixed, wanted, active, tol_of_steps(final, settings), settings, splits)
+    loops, finalists = restarts.run(first)
 
     def result(place: Array) -> FitResult:
         task = finalists[place]
         problem = problems.of(task)
-        mixture, trace = finished(fixed.of(task), at(loops, task), final, settings)
+        mixture, trace = polished(fixed.of(task), at(loops, task), final, settings)
         mixture = as_maximum(problem, mixture, settings)
-        return ended(problem, mixture, trace, active[task // n_restarts], settings)
+        return result_of(problem, mixture, trace, active[task // n_restarts], settings)
 
     results = in_blocks(result, finalists.size, n_slots)
     return best_of_each(results, min(n_restarts, FINALISTS))
@@ -116,7 +116,7 @@ class Stage(NamedTuple):
     going: Array
 
 
-class Climbs(NamedTuple):
+class Restarts(NamedTuple):
     """Climbs from all starts of many models, in stages.
 
     In the first stages all restarts make a few steps. Where components collapse others are split
@@ -127,10 +127,10 @@ class Climbs(NamedTuple):
     Attributes:
         problems: the data of M models, each with R restarts.
         wanted: (M·R,) bool, which climbs are to be made.
-        active: (M, K) bool, see `climb`.
+        active: (M, K) bool, see `run`.
         tol: () gain per unit of weight that may remain.
         settings: static choices.
-        splits: see `climb_all`.
+        splits: see `run_all`.
 
     Source: emEM, Biernacki, Celeux & Govaert 2003.
     """
@@ -173,7 +173,7 @@ class Climbs(NamedTuple):
 
     def going(self, loops: Loop) -> Array:
         """Which of the loops have another step to take: (M·R,) bool."""
-        return jax.vmap(lambda trace: goes_on(trace, self.settings.max_iter))(loops[1])
+        return jax.vmap(lambda trace: keep_going(trace, self.settings.max_iter))(loops[1])
 
     def iterate(self, loops: Loop, wanted: Array, limit: ArrayLike) -> Loop:
         """Steps of those that are wanted (M·R,), until they have converged or made so many."""
@@ -190,11 +190,11 @@ class Climbs(NamedTuple):
 
         def step(data: tuple[Problem, Array, Array], loop: Loop) -> Loop:
             problem, tol, _ = data
-            return advance(problem, tol, *loop, self.settings)
+            return iteration(problem, tol, *loop, self.settings)
 
         return iterate_all(
             step,
-            lambda loop: goes_on(loop[1], limit),
+            lambda loop: keep_going(loop[1], limit),
             loops,
             (self.problems.problem, self.tol, jnp.asarray(limit)),
             (self.problems.axes, None, None),
@@ -235,12 +235,12 @@ class Climbs(NamedTuple):
         def of_task(task: Array) -> tuple[Array, Array, Loop]:
             loop, problem = at(loops, task), self.problems.of(task)
             model = task // self.problems.n_restarts
-            mixture, trace = landed(*loop)
-            whitening = ready(mixture)
+            mixture, trace = accepted(*loop)
+            whitening = ready_to_whiten(mixture)
             collapsed = collapsed_components(whitening, problem.regularization)
             # Before the end components may be alike because they have hardly begun to part.
             none = varying((jnp.zeros_like(collapsed),) * 2, whitening)
-            on_the_way = agreed(goes_on(trace, self.settings.max_iter))
+            on_the_way = all_in_batch(keep_going(trace, self.settings.max_iter))
             are_twins, repeats = lax.cond(
                 on_the_way, lambda: none, lambda: varying(twins(whitening), none)
             )
@@ -283,7 +283,7 @@ class Climbs(NamedTuple):
         if not self.screens:
             return jnp.arange(healthy.size)
         healthy = healthy.reshape(-1, n_restarts)
-        objective = jax.vmap(comparable)(loops[1].objective.reshape(-1, n_restarts), healthy)
+        objective = jax.vmap(collapse_ties)(loops[1].objective.reshape(-1, n_restarts), healthy)
         order = jnp.sort(jnp.lexsort((-objective, ~healthy), axis=-1)[:, :FINALISTS], axis=-1)
         return (order + n_restarts * jnp.arange(len(order))[:, None]).ravel()
 
@@ -302,12 +302,12 @@ def best_of(results: FitResult) -> FitResult:
     """The healthiest and then the highest of a batch of results, and the first of equal ones."""
     healthy = (results.status == Status.CONVERGED) | (results.status == Status.MAX_ITER)
     among = jnp.where(jnp.any(healthy), healthy, True)
-    objective = comparable(results.objective, among)
+    objective = collapse_ties(results.objective, among)
     best = jnp.argmax(jnp.where(among, objective, -jnp.inf))
     return jax.tree.map(lambda leaf: leaf[best], results)
 
 
-def comparable(objective: Array, among: Array) -> Array:
+def collapse_ties(objective: Array, among: Array) -> Array:
     """Objectives (R,) of which those that differ by rounding only from the highest are equal to it.
 
     Restarts often reach the same maximum with other numbers for its components. Which of them is

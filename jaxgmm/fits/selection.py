@@ -305,7 +305,7 @@ def table_row(fits: Fits, candidate: Candidate, n_rows: float, unit: float) -> n
     n_features = result.mixture.means.shape[1]
     parameters = free_parameters(candidate.n_components, n_features, candidate.covariance_type)
     log_likelihood = unit * float(result.log_likelihood)
-    certainty = unit * float(fits.log_certainty[0])
+    certainty = unit * float(fits.log_map_responsibility[0])
     with np.errstate(divide="ignore", invalid="ignore"):
         log_n_rows = float(np.log(n_rows) + np.log(unit))
     values = criteria_of(log_likelihood, certainty, parameters, log_n_rows)

@@ -12,7 +12,7 @@ from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.execution.blocks import fit_blocks
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.tasks import at, in_blocks, slots_for
-from jaxgmm.fits.criteria import log_certainty
+from jaxgmm.fits.criteria import log_map_responsibility
 from jaxgmm.fits.fitting import fit_all
 from jaxgmm.solvers.results import FitResult
 from jaxgmm.solvers.settings import Settings
@@ -71,12 +71,12 @@ class Fits(NamedTuple):
 
     Attributes:
         results: of the fits.
-        log_certainty: see `criteria.log_certainty`.
+        log_certainty: see `criteria.log_map_responsibility`.
         held_out: log-likelihood per unit of weight of the rows that were held out, NaN without any.
     """
 
     results: FitResult
-    log_certainty: Array
+    log_map_responsibility: Array
     held_out: Array
 
 
@@ -161,7 +161,7 @@ def _fit_each(
         mixture = at(results.mixture, model)
         own_x = x[model] if x.ndim == 3 else x
         all_rows = weights[model] if weights.ndim == 2 else weights
-        certainty = log_certainty(mixture, as_they_are(own_x, all_rows))
+        certainty = log_map_responsibility(mixture, as_they_are(own_x, all_rows))
         if kept is None:
             return certainty, jnp.full_like(certainty, jnp.nan)
         left = all_rows - seen[model]

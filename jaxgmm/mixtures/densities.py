@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.arrays.chunks import chunk_size, map_over_chunks
-from jaxgmm.arrays.numerics import agreed, at_most, einsum, log_softmax, logsumexp
+from jaxgmm.arrays.numerics import all_in_batch, at_most, einsum, log_softmax, logsumexp
 from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
 from jaxgmm.execution.programs import PlatformProgram
 
@@ -72,7 +72,7 @@ def far_density(covariance: Covariance, z: Array) -> Array:
         shrink = lax.stop_gradient((most / z.shape[1]) ** 0.5 / 4 / radius)
         return jnp.where(near[None], square, jnp.sum((z * shrink[None, None]) ** 2, axis=1))
 
-    square = lax.cond(agreed(jnp.all(near)), lambda: square, pulled_in)
+    square = lax.cond(all_in_batch(jnp.all(near)), lambda: square, pulled_in)
     return -at_most(square, most) / 2 - log_normalizer(covariance, z.shape[1])[:, None]
 
 

@@ -209,7 +209,7 @@ class GaussianMixture:
         given = jax.lax.stop_gradient(parameters) if differentiable_weights else parameters
         x, labels = sampling.draw(given, check_key(key), check_count("n", n, 0))
         if differentiable_weights:
-            x = sampling.carried_along(parameters, x)
+            x = sampling.reparameterized(parameters, x)
         return (x, labels) if return_labels else x
 
     def mean(self) -> Array:

@@ -10,7 +10,7 @@ from jax.scipy.stats import norm
 
 from jaxgmm.arrays.chunks import map_over_chunks
 from jaxgmm.arrays.numerics import einsum, inverse_of_lower, log_softmax, varying
-from jaxgmm.covariances.storage import Covariance, Full, diagonal_of_factors, pick, prepared
+from jaxgmm.covariances.storage import Covariance, Full, diagonal_of_factors, pick, with_inverse
 
 Parameters = tuple[Array, Array, Covariance]
 
@@ -86,7 +86,7 @@ def _unwhitened(covariance: Covariance, labels: Array, noise: Array) -> Array:
 
 
 @jax.custom_jvp
-def carried_along(parameters: Parameters, x: Array) -> Array:
+def reparameterized(parameters: Parameters, x: Array) -> Array:
     """Draws (n, D), which move with all parameters as their distribution does.
 
     A draw keeps its place among all draws: the probability of a smaller first feature, and those of
@@ -98,19 +98,21 @@ def carried_along(parameters: Parameters, x: Array) -> Array:
     return x
 
 
-@carried_along.defjvp
+@reparameterized.defjvp
 def _differentiate_carried_along(
     primals: tuple[Parameters, Array], tangents: tuple[Parameters, Array]
 ) -> tuple[Array, Array]:
     (log_weights, means, covariance), x = primals
 
-    covariance, covariance_moved = jax.jvp(prepared, (covariance,), (tangents[0][2],))
+    covariance, covariance_moved = jax.jvp(with_inverse, (covariance,), (tangents[0][2],))
     parameters = (log_weights, means, covariance)
     parameters_moved = (*tangents[0][:2], covariance_moved)
 
     def velocity(row: Array) -> Array:
-        moved = jax.jvp(lambda moving: place(moving, row), (parameters,), (parameters_moved,))[1]
-        slopes = jax.jacfwd(lambda row: place(parameters, row))(row)
+        moved = jax.jvp(
+            lambda moving: rosenblatt_transform(moving, row), (parameters,), (parameters_moved,)
+        )[1]
+        slopes = jax.jacfwd(lambda row: rosenblatt_transform(parameters, row))(row)
         return -einsum("ij,j->i", inverse_of_lower(slopes), moved)
 
     numbers_per_row = means.size * means.shape[1]
@@ -118,7 +120,7 @@ def _differentiate_carried_along(
     return x, map_over_chunks(jax.vmap(velocity), x, n_rows) + tangents[1]
 
 
-def place(parameters: Parameters, row: Array) -> Array:
+def rosenblatt_transform(parameters: Parameters, row: Array) -> Array:
     """P(x_d ≤ row_d | the features before it), of each feature d: (D,) -> (D,)."""
     log_weights, means, covariance = parameters
     z = covariance.whiten((row[None] - means)[None])[0]

@@ -203,7 +203,7 @@ def _least_squares(rows: Array, target: Array) -> Array:
 METHODS: dict[str, Any] = {"squarem": Squarem, "anderson": Anderson}
 
 
-class Pilot(NamedTuple):
+class Accelerator(NamedTuple):
     """What an accelerated loop remembers.
 
     Attributes:
@@ -228,7 +228,7 @@ class Pilot(NamedTuple):
     threshold: Array
 
     @classmethod
-    def begin(cls, start: GaussianMixture, method: Any, tol: Array) -> "Pilot":
+    def begin(cls, start: GaussianMixture, method: Any, tol: Array) -> "Accelerator":
         """Before the first step; `method` is one of `METHODS`."""
         lowest = jnp.asarray(-jnp.inf, tol.dtype)
         return cls(
@@ -252,9 +252,9 @@ class Pilot(NamedTuple):
         level = (objective >= self.floor - noise) & (gain <= self.progress.gain)
         return self.is_plain | higher | level
 
-    def steer(
+    def update(
         self, tried: GaussianMixture, step: Step, finite: Array, weight: Array, tol: Array
-    ) -> tuple[GaussianMixture, "Pilot"]:
+    ) -> tuple[GaussianMixture, "Accelerator"]:
         """After a step: the mixture to be tried next, and what is remembered.
 
         Args:
@@ -278,7 +278,7 @@ class Pilot(NamedTuple):
         accelerates = accepted & (plain_steps < 0)
         goes_far = accelerates & far & is_finite(candidate)
         following = jax.tree.map(partial(jnp.where, goes_far), candidate, safe)
-        return following, Pilot(
+        return following, Accelerator(
             memory=jax.tree.map(partial(jnp.where, accelerates), memory, self.memory.restarted()),
             safe=safe,
             objective=jnp.where(accepted, step.objective, self.objective),

@@ -20,13 +20,13 @@ from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.mixtures.parameters import Coordinates
 from jaxgmm.solvers.convergence import Progress
 from jaxgmm.solvers.implicit import as_maximum
-from jaxgmm.solvers.loop import Trace, ended
-from jaxgmm.solvers.newton import View
+from jaxgmm.solvers.loop import Trace, result_of
+from jaxgmm.solvers.newton import LocalModel
 from jaxgmm.solvers.results import FitResult, in_unit_of_weights
 from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.solvers.tangent import retraction, zero_tangent
 from jaxgmm.steps.maximization import stored_as
-from jaxgmm.steps.problem import Problem, problem_of, ready
+from jaxgmm.steps.problem import Problem, problem_of, ready_to_whiten
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
 
@@ -171,7 +171,7 @@ def _fit_gradient(
     found = retraction(begin, end.step)
     remaining = end.remaining
     if key is not None:
-        remaining, _ = View.of(fixed, found, covariance_type).gain_left(covariance_type)
+        remaining, _ = LocalModel.of(fixed, found, covariance_type).gain_left(covariance_type)
     found = as_maximum(problem, found, settings)
     trace = Trace(
         n_iter=end.n_iter,
@@ -179,10 +179,10 @@ def _fit_gradient(
         objective=end.value,
         progress=Progress.known(found.log_weights, remaining, tol),
         history=end.history,
-        pilot=None,
+        accelerator=None,
     )
     active = jnp.ones(mixture.n_components, bool)
-    return in_unit_of_weights(ended(problem, found, trace, active, settings), unit)
+    return in_unit_of_weights(result_of(problem, found, trace, active, settings), unit)
 
 
 def _descend(
@@ -267,7 +267,9 @@ def objective_around(
     Value and gradient are from one pass over the data, see `curvature.py`.
     """
     mixture = retraction(start, step)
-    statistics = lax.stop_gradient(problem.expected_statistics(ready(mixture), covariance_type))
+    statistics = lax.stop_gradient(
+        problem.expected_statistics(ready_to_whiten(mixture), covariance_type)
+    )
     expected = expected_log_density(mixture, statistics, problem.regularization)
     total = statistics.log_likelihood + expected - lax.stop_gradient(expected)
     return total / jnp.sum(problem.rows.weights)
@@ -306,7 +308,7 @@ def _looked(
     problem: Problem, mixture: GaussianMixture, number: Array, covariance_type: str
 ) -> tuple[Array, Array]:
     """The gain still to come, and when to look again: after as many passes as this took."""
-    view = View.of(problem, mixture, covariance_type)
+    view = LocalModel.of(problem, mixture, covariance_type)
     remaining, n_products = view.gain_left(covariance_type)
     later = number + jnp.maximum(n_products, PATIENCE)
     return remaining, later.astype(number.dtype)

@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.solvers.newton import View, newton, precise
+from jaxgmm.solvers.newton import LocalModel, newton, precise
 from jaxgmm.solvers.settings import Settings
 from jaxgmm.steps.problem import Problem, by_differences
 
@@ -40,27 +40,27 @@ def _differentiate_as_maximum(
         here = lax.stop_gradient(mixture)
 
         def next_mixture(problem: Problem) -> GaussianMixture:
-            return View.of(problem, here, covariance_type).em_step(covariance_type)
+            return LocalModel.of(problem, here, covariance_type).em_step(covariance_type)
 
         return mixture, jax.jvp(next_mixture, given, moving)[1]
 
-    summit = newton(*lax.stop_gradient((problem, mixture)), covariance_type).mixture
+    maximizer = newton(*lax.stop_gradient((problem, mixture)), covariance_type).mixture
     # Derivatives of these derivatives pass through the same rule.
-    summit = as_maximum(problem, summit, settings)
+    maximizer = as_maximum(problem, maximizer, settings)
 
-    def slope(problem: Problem) -> tuple[Array, View]:
-        view = View.of(problem, summit, covariance_type)
-        return view.gradient(), view
+    def score(problem: Problem) -> tuple[Array, LocalModel]:
+        model = LocalModel.of(problem, maximizer, covariance_type)
+        return model.gradient(), model
 
-    _, slope_moved, view = jax.jvp(slope, given, moving, has_aux=True)
-    by_products = view._replace(problem=problem).information(covariance_type)
+    _, score_moved, model = jax.jvp(score, given, moving, has_aux=True)
+    by_products = model._replace(problem=problem).information(covariance_type)
 
     def solve(_: Any, right_side: Array) -> Array:
         return conjugate_residuals(by_products, right_side, precise(right_side.dtype)).vector
 
     # Derivatives of the solution go through the form by differences.
-    system = view._replace(problem=given[0]).information(covariance_type)
-    step = lax.custom_linear_solve(system, slope_moved, solve, symmetric=True)
-    origin, _ = view.origin()
-    tangent = jax.jvp(view.mixture_at, (origin,), (step,))[1]
-    return summit, tangent
+    system = model._replace(problem=given[0]).information(covariance_type)
+    step = lax.custom_linear_solve(system, score_moved, solve, symmetric=True)
+    origin, _ = model.origin()
+    tangent = jax.jvp(model.mixture_at, (origin,), (step,))[1]
+    return maximizer, tangent

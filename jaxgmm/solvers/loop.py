@@ -13,7 +13,7 @@ from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import check_fit_arguments
 from jaxgmm.execution.programs import Program
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
-from jaxgmm.solvers.acceleration import METHODS, Pilot
+from jaxgmm.solvers.acceleration import METHODS, Accelerator
 from jaxgmm.solvers.convergence import Progress, Step, gain_of
 from jaxgmm.solvers.degeneracy import degenerate_components
 from jaxgmm.solvers.implicit import as_maximum
@@ -22,7 +22,7 @@ from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights
 from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.maximization import maximize, stored_as, with_penalty
-from jaxgmm.steps.problem import Problem, by_differences, problem_of, ready
+from jaxgmm.steps.problem import Problem, by_differences, problem_of, ready_to_whiten
 
 # The gain per unit of weight that is left where steps of Newton's method take over.
 POLISH_FROM = 1e-3
@@ -40,7 +40,7 @@ class Trace(NamedTuple):
     objective: Array
     progress: Progress
     history: Array
-    pilot: Pilot | None
+    accelerator: Accelerator | None
 
 
 Loop = tuple[GaussianMixture, Trace]
@@ -126,11 +126,11 @@ def _em(
         settings.covariance_type, problem.rows.standardization.transform_start(mixture)
     )
     active = jnp.ones(mixture.n_components, bool)
-    result = climb(problem, start, active, jnp.asarray(tol, x.dtype), settings)
+    result = run(problem, start, active, jnp.asarray(tol, x.dtype), settings)
     return in_unit_of_weights(result, unit)
 
 
-def climb(
+def run(
     problem: Problem, start: GaussianMixture, active: Array, tol: Array, settings: Settings
 ) -> FitResult:
     """EM from a start, both in standardized coordinates; the result is in the data's units.
@@ -148,20 +148,20 @@ def climb(
         fixed, first, limit = lax.stop_gradient((problem, start, tol))
         coarse = tol_of_steps(limit, settings)
         loop = iterate(fixed, begin(first, coarse, settings), coarse, settings)
-        mixture, trace = finished(fixed, loop, limit, settings)
+        mixture, trace = polished(fixed, loop, limit, settings)
         mixture = as_maximum(problem, mixture, settings)
-    return ended(problem, mixture, trace, active, settings)
+    return result_of(problem, mixture, trace, active, settings)
 
 
-def ended(
+def result_of(
     problem: Problem,
     mixture: GaussianMixture,
     trace: Trace,
     active: Array,
     settings: Settings,
 ) -> FitResult:
-    """What is to be said about a loop that has ended; see `climb`."""
-    whitening = ready(mixture)
+    """The result of a loop that has ended; see `run`."""
+    whitening = ready_to_whiten(mixture)
     penalized = with_penalty(whitening, problem.regularization)
     log_likelihood, objective = total_log_prob(
         problem.rows, whitening, whitening.log_weights, penalized.log_weights
@@ -191,7 +191,7 @@ def step(
     smallest_gain: ArrayLike = jnp.inf,
 ) -> Step:
     """The step from a mixture; `smallest_gain` is for `expected_statistics`."""
-    whitening = ready(mixture)
+    whitening = ready_to_whiten(mixture)
     statistics = problem.expected_statistics(whitening, covariance_type, smallest_gain)
     new = maximize(statistics, covariance_type, mixture, problem.regularization, problem.form)
     return Step(new, statistics.log_likelihood, gain_of(new, whitening))
@@ -208,12 +208,12 @@ def begin(start: GaussianMixture, tol: Array, settings: Settings) -> Loop:
         objective=jnp.asarray(-jnp.inf, dtype),
         progress=Progress.begin(start.log_weights),
         history=jnp.zeros(n_recorded, dtype),
-        pilot=None if method is None else Pilot.begin(start, METHODS[method], tol),
+        accelerator=None if method is None else Accelerator.begin(start, METHODS[method], tol),
     )
     return start, trace
 
 
-def advance(
+def iteration(
     problem: Problem, tol: Array, mixture: GaussianMixture, trace: Trace, settings: Settings
 ) -> Loop:
     """One turn of the loop; a step that isn't finite is not taken."""
@@ -221,26 +221,26 @@ def advance(
     smallest_gain = jnp.where((tol > 0) & (trace.n_iter > 0), trace.progress.gain, jnp.inf)
     taken = step(problem, mixture, settings.covariance_type, smallest_gain)
     finite = jnp.isfinite(taken.objective) & is_finite(taken.mixture)
-    if trace.pilot is None:
-        pilot, objective = None, taken.objective
+    if trace.accelerator is None:
+        accelerator, objective = None, taken.objective
         following = jax.tree.map(partial(jnp.where, finite), taken.mixture, mixture)
         progress = trace.progress.update(taken.gain, tol)
     else:
         weight = jnp.sum(problem.rows.weights)
-        following, pilot = trace.pilot.steer(mixture, taken, finite, weight, tol)
-        finite |= ~trace.pilot.is_plain
-        progress, objective = pilot.progress, pilot.objective
+        following, accelerator = trace.accelerator.update(mixture, taken, finite, weight, tol)
+        finite |= ~trace.accelerator.is_plain
+        progress, objective = accelerator.progress, accelerator.objective
     # The start's own objective lands in the last place, which is filled when the loop has ended.
     history = trace.history
     if history.size:
         history = history.at[trace.n_iter - 1].set(objective)
-    return following, Trace(trace.n_iter + 1, finite, objective, progress, history, pilot)
+    return following, Trace(trace.n_iter + 1, finite, objective, progress, history, accelerator)
 
 
-def goes_on(trace: Trace, limit: ArrayLike) -> Array:
+def keep_going(trace: Trace, limit: ArrayLike) -> Array:
     """Whether there is another step to take, of so many: () bool."""
-    ended = trace.progress.converged() | ~trace.finite
-    return ~ended & (trace.n_iter < limit)
+    has_ended = trace.progress.converged() | ~trace.finite
+    return ~has_ended & (trace.n_iter < limit)
 
 
 def tol_of_steps(tol: Array, settings: Settings) -> Array:
@@ -254,15 +254,15 @@ def iterate(
     """Steps until there is nothing left to gain, or until so many are made."""
     most = settings.max_iter if limit is None else limit
     return lax.while_loop(
-        lambda loop: goes_on(loop[1], most),
-        lambda loop: advance(problem, tol, *loop, settings),
+        lambda loop: keep_going(loop[1], most),
+        lambda loop: iteration(problem, tol, *loop, settings),
         varying(loop, problem, tol),
     )
 
 
-def finished(problem: Problem, loop: Loop, tol: Array, settings: Settings) -> Loop:
+def polished(problem: Problem, loop: Loop, tol: Array, settings: Settings) -> Loop:
     """A loop that has ended, with the mixture that can be relied on, polished if that is wanted."""
-    mixture, trace = landed(*loop)
+    mixture, trace = accepted(*loop)
     if not settings.polish:
         return mixture, trace
     left = jnp.minimum(settings.max_iter - trace.n_iter, NEWTON_STEPS)
@@ -274,16 +274,16 @@ def finished(problem: Problem, loop: Loop, tol: Array, settings: Settings) -> Lo
         skipped = jnp.arange(settings.max_iter, dtype=jnp.int32) >= trace.n_iter - 1
         skipped &= ascent.n_tried > 0
         history = jnp.where(skipped, ascent.statistics.log_likelihood, history)
-    polished = trace._replace(n_iter=n_iter, progress=progress, history=history)
-    trace = jax.tree.map(partial(jnp.where, trace.finite), polished, trace)
+    after_newton = trace._replace(n_iter=n_iter, progress=progress, history=history)
+    trace = jax.tree.map(partial(jnp.where, trace.finite), after_newton, trace)
     return iterate(problem, (ascent.mixture, trace), tol, settings)
 
 
-def landed(mixture: GaussianMixture, trace: Trace) -> Loop:
+def accepted(mixture: GaussianMixture, trace: Trace) -> Loop:
     """A loop that has ended, with the mixture that can be relied on."""
-    if trace.pilot is None:
+    if trace.accelerator is None:
         return mixture, trace
-    return trace.pilot.safe, trace._replace(pilot=None)
+    return trace.accelerator.safe, trace._replace(accelerator=None)
 
 
 def iterate_unrolled(
@@ -293,8 +293,8 @@ def iterate_unrolled(
 
     @jax.checkpoint
     def next_turn(loop: Loop, _: None) -> tuple[Loop, None]:
-        new = advance(problem, tol, *loop, settings)
-        going = goes_on(loop[1], settings.max_iter)
+        new = iteration(problem, tol, *loop, settings)
+        going = keep_going(loop[1], settings.max_iter)
         return jax.tree.map(partial(jnp.where, going), new, loop), None
 
     first = varying(begin(start, tol, settings), problem)

@@ -27,14 +27,14 @@ from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.mixtures.parameters import Coordinates
 from jaxgmm.solvers.tangent import retraction, score, zero_tangent
 from jaxgmm.steps.maximization import maximize
-from jaxgmm.steps.problem import Problem, by_differences, ready
+from jaxgmm.steps.problem import Problem, by_differences, ready_to_whiten
 from jaxgmm.steps.statistics import SufficientStatistics
 
 # Mixtures that Newton's method looks at, at most, and how precisely the first systems are solved.
 NEWTON_STEPS, FORCING = 50, 0.1
 
 
-class View(NamedTuple):
+class LocalModel(NamedTuple):
     """The objective around a mixture.
 
     Attributes:
@@ -48,9 +48,11 @@ class View(NamedTuple):
     statistics: SufficientStatistics
 
     @classmethod
-    def of(cls, problem: Problem, mixture: GaussianMixture, covariance_type: str) -> "View":
+    def of(cls, problem: Problem, mixture: GaussianMixture, covariance_type: str) -> "LocalModel":
         """Makes one precise pass over the data."""
-        statistics = by_differences(problem).expected_statistics(ready(mixture), covariance_type)
+        statistics = by_differences(problem).expected_statistics(
+            ready_to_whiten(mixture), covariance_type
+        )
         return cls(problem, mixture, statistics)
 
     def origin(self) -> tuple[Array, Callable[[Array], Coordinates]]:
@@ -75,7 +77,7 @@ class View(NamedTuple):
         eps = float(jnp.finfo(origin.dtype).eps)
 
         def statistics_at(step: Array) -> SufficientStatistics:
-            mixture = ready(self.mixture_at(step))
+            mixture = ready_to_whiten(self.mixture_at(step))
             statistics = self.problem.expected_statistics(
                 mixture, covariance_type, smallest_gain=eps
             )
@@ -133,14 +135,14 @@ class Ascent(NamedTuple):
     tried: GaussianMixture
     n_tried: Array
     radius: Array
-    stretch: Array
+    newton_decrement: Array
     arrived: Array
 
     @classmethod
     def begin(cls, problem: Problem, mixture: GaussianMixture, covariance_type: str) -> "Ascent":
         """Nothing known yet, and the mixture to be looked at."""
         dtype = mixture.means.dtype
-        shapes = jax.eval_shape(lambda: View.of(problem, mixture, covariance_type).statistics)
+        shapes = jax.eval_shape(lambda: LocalModel.of(problem, mixture, covariance_type).statistics)
         infinite = jnp.asarray(jnp.inf, dtype)
         return cls(
             mixture=mixture,
@@ -149,15 +151,15 @@ class Ascent(NamedTuple):
             tried=mixture,
             n_tried=jnp.asarray(0, jnp.int32),
             radius=jnp.asarray(1, dtype),
-            stretch=infinite,
+            newton_decrement=infinite,
             arrived=jnp.asarray(False),
         )
 
     def gain_left(self) -> Array:
         """Of the objective, per unit of weight: ()."""
-        return self.stretch * self.size**2 / 2
+        return self.newton_decrement * self.size**2 / 2
 
-    def judged(self, there: View) -> "Ascent":
+    def accept_or_reject(self, there: LocalModel) -> "Ascent":
         """Moves to the tried mixture if that is better, or else shrinks the radius."""
         dtype = there.mixture.means.dtype
         size = jnp.linalg.norm(there.gradient())
@@ -168,7 +170,7 @@ class Ascent(NamedTuple):
         # Where the objective can't tell a gain from rounding the gradient has to shrink.
         at_rest = self.gain_left() * jnp.sum(there.problem.rows.weights) <= rounding
         good = is_finite(self.tried) & level & (~at_rest | (size < self.size))
-        is_near = good & (self.stretch * size <= precise(dtype))
+        is_near = good & (self.newton_decrement * size <= precise(dtype))
         mixture, statistics, size_here = jax.tree.map(
             partial(jnp.where, good),
             (there.mixture, there.statistics, size),
@@ -182,9 +184,9 @@ class Ascent(NamedTuple):
             arrived=is_near | (at_rest & (size > self.size / 2)) | (size == 0),
         )
 
-    def aimed(self, problem: Problem, covariance_type: str) -> "Ascent":
+    def propose(self, problem: Problem, covariance_type: str) -> "Ascent":
         """Chooses what to try next, within the radius."""
-        here = View(problem, self.mixture, self.statistics)
+        here = LocalModel(problem, self.mixture, self.statistics)
         gradient, size = here.gradient(), self.size
         enough = precise(gradient.dtype)
         # Newton's method wants no more than the square of the distance, and not after the end.
@@ -199,11 +201,11 @@ class Ascent(NamedTuple):
         gain = jnp.sum(gradient * step) / jnp.where(square > 0, square, 1)
         to_radius = self.radius / jnp.where(length > 0, length, 1)
         scale = jnp.where(found.definite, jnp.minimum(1, to_radius), to_radius)
-        stretch = jnp.where(found.definite, gain, jnp.inf)
+        newton_decrement = jnp.where(found.definite, gain, jnp.inf)
         return self._replace(
             tried=here.mixture_at(scale * step),
             n_tried=self.n_tried + 1,
-            stretch=jnp.where(self.arrived, self.stretch, stretch),
+            newton_decrement=jnp.where(self.arrived, self.newton_decrement, newton_decrement),
         )
 
 
@@ -229,8 +231,8 @@ def newton(
         return ~ascent.arrived & (ascent.n_tried < most)
 
     def advance(ascent: Ascent) -> Ascent:
-        there = View.of(problem, ascent.tried, covariance_type)
-        return ascent.judged(there).aimed(problem, covariance_type)
+        there = LocalModel.of(problem, ascent.tried, covariance_type)
+        return ascent.accept_or_reject(there).propose(problem, covariance_type)
 
     first = varying(Ascent.begin(problem, mixture, covariance_type), problem, most)
     return lax.while_loop(goes_on, advance, first)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.arrays.chunks import one_of_sums
+from jaxgmm.arrays.chunks import conditional_sum
 from jaxgmm.arrays.numerics import (
     einsum,
     largest_in_batch,
@@ -73,9 +73,9 @@ def expected_statistics(
     n_inaccurate = largest_in_batch(jnp.sum(inaccurate))
     most = most_apart(mixture.n_components) if second_moment is None else 0
     if not most:
-        return one_of_sums((n_inaccurate > 0).astype(int), [by_products, by_differences])
+        return conditional_sum((n_inaccurate > 0).astype(int), [by_products, by_differences])
     number = (n_inaccurate > 0).astype(int) + (n_inaccurate > most).astype(int)
-    return one_of_sums(number, [by_products, by_both, by_differences])
+    return conditional_sum(number, [by_products, by_both, by_differences])
 
 
 def most_apart(n_components: int) -> int:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgmm.arrays.numerics import at_least, at_most, smallest_variance
-from jaxgmm.covariances.storage import precision_diagonal, unprepared
+from jaxgmm.covariances.storage import precision_diagonal, without_inverse
 from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.mixtures.mixture import GaussianMixture
@@ -103,7 +103,7 @@ def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture
     """The mixture with a covariance of this type: its own, or the nearest."""
     structure = structure_named(covariance_type)
     if structure.stores(mixture.covariance, mixture.n_components):
-        return replace(mixture, covariance=unprepared(mixture.covariance))
+        return replace(mixture, covariance=without_inverse(mixture.covariance))
     nearest = structure.nearest(mixture.covariance, mixture.weights, mixture.n_features)
     return replace(mixture, covariance=nearest)
 

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import at_least, smallest_variance
-from jaxgmm.covariances.storage import prepared
+from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.covariances.traced import TracedStructure
 from jaxgmm.mixtures.mixture import GaussianMixture
@@ -43,7 +43,7 @@ class Problem(NamedTuple):
         """The E-step in standardized coordinates; its log-likelihood is the regularized objective.
 
         Args:
-            mixture: in standardized coordinates, with a covariance that is `prepared`.
+            mixture: in standardized coordinates, with a covariance that is `with_inverse`.
             covariance_type: of the fit.
             smallest_gain: see `expectation.expected_statistics`.
         """
@@ -79,6 +79,6 @@ def by_differences(problem: Problem) -> Problem:
     return problem._replace(extent=None)
 
 
-def ready(mixture: GaussianMixture) -> GaussianMixture:
-    """The mixture, for much whitening."""
-    return replace(mixture, covariance=prepared(mixture.covariance))
+def ready_to_whiten(mixture: GaussianMixture) -> GaussianMixture:
+    """The mixture with the inverses of its Cholesky factors at hand, for much whitening."""
+    return replace(mixture, covariance=with_inverse(mixture.covariance))

@@ -71,7 +71,7 @@ def by_row_number(start, x, weights):
             active,
             "full",
             problem.regularization,
-            lend=True,
+            pseudocounts=True,
         )
         for init in STARTS
     ]

@@ -79,7 +79,7 @@ def test_restarts_have_keys_of_their_own(key):
     def start_of(restart):
         partition = STARTS["random"](jax.random.fold_in(key, restart), problem.rows, active, None)
         variances = problem.regularization
-        return start_from(partition, problem.rows, active, "full", variances, lend=True)
+        return start_from(partition, problem.rows, active, "full", variances, pseudocounts=True)
 
     starts = [
         problem.rows.standardization.inverse_transform(start_of(restart)) for restart in range(3)
@@ -147,7 +147,7 @@ def test_screened_out_restarts_go_on_where_the_finalists_degenerate(key, monkeyp
     settings = check_settings("diag", 400, None, "implicit", history=False)
     active = jnp.ones((1, K), bool)
     tol = array(by_dtype(1e-5, 1e-8))
-    result = restarts.climb_all(problems, starts, active, tol, 1, settings)[0]
+    result = restarts.run_all(problems, starts, active, tol, 1, settings)[0]
     expected = em(start_from_labels(blobs(), "diag"), x, tol=by_dtype(1e-5, 1e-8))
     assert result.converged and expected.converged
     assert_close(result.objective, expected.objective, by_dtype(1e-4, 1e-8))

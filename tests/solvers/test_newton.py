@@ -18,7 +18,7 @@ from helpers import (
 
 import jaxgmm as jg
 from jaxgmm.arrays.krylov import conjugate_residuals
-from jaxgmm.solvers.newton import View, newton
+from jaxgmm.solvers.newton import LocalModel, newton
 from jaxgmm.steps import products
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.maximization import with_penalty
@@ -38,7 +38,7 @@ def at_the_top(covariance_type):
 
 def test_newton_steps_end_where_the_gradient_vanishes_and_em_stays(covariance_type):
     problem, ascent = at_the_top(covariance_type)
-    view = View.of(problem, ascent.mixture, covariance_type)
+    view = LocalModel.of(problem, ascent.mixture, covariance_type)
     assert ascent.n_tried < 30
     assert jnp.linalg.norm(view.gradient()) < by_dtype(1e-4, 1e-10)
     assert_same_mixture(view.em_step(covariance_type), ascent.mixture, by_dtype(1e-3, 1e-9))
@@ -46,7 +46,7 @@ def test_newton_steps_end_where_the_gradient_vanishes_and_em_stays(covariance_ty
 
 def test_products_are_those_with_the_hessian(covariance_type):
     problem, ascent = at_the_top(covariance_type)
-    view = View.of(problem, ascent.mixture, covariance_type)
+    view = LocalModel.of(problem, ascent.mixture, covariance_type)
     origin, _ = view.origin()
 
     def objective(step):
@@ -76,7 +76,7 @@ def test_newton_steps_never_lower_the_objective_and_leave_a_saddle():
     # All components alike but for a trace of a difference.
     start = start_from_labels(X, "full", blur=0.999)
     begin = problem.rows.standardization.transform(start)
-    before = View.of(problem, begin, "full").statistics.log_likelihood
+    before = LocalModel.of(problem, begin, "full").statistics.log_likelihood
     ascent = newton(problem, begin, "full")
     assert ascent.statistics.log_likelihood > before + 1
     assert np.isfinite(double(ascent.mixture.means)).all()

@@ -11,7 +11,7 @@ from helpers import array, assert_close, by_dtype, double
 
 import jaxgmm as jg
 from jaxgmm.arrays import host
-from jaxgmm.covariances.storage import prepared
+from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.steps import products
 from jaxgmm.steps.differences import statistics_by_differences
@@ -57,7 +57,7 @@ def mixture_with(n_tight: int, covariance_type: str, z: np.ndarray) -> jg.Gaussi
         case _:
             covariance = jg.Spherical(array(np.abs(factors[:, 0, 0])))
     log_weights = array(np.log(random.dirichlet(np.full(K, 5.0))))
-    return jg.GaussianMixture(log_weights, array(means), prepared(covariance))
+    return jg.GaussianMixture(log_weights, array(means), with_inverse(covariance))
 
 
 @pytest.fixture(scope="module")

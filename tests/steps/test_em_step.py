@@ -23,7 +23,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm.covariances.storage import prepared
+from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.structures import STRUCTURES
 
 RELATIVE = by_dtype(3e-5, 1e-11)
@@ -319,7 +319,7 @@ def test_what_stands_at_rows_without_weight_does_not_matter(x):
 
 def test_an_inverse_at_hand_changes_nothing(x):
     start = start_from_labels(x, "full")
-    ready = replace(start, covariance=prepared(start.covariance))
-    actual, expected = jg.em_step(ready, array(x))[0], jg.em_step(start, array(x))[0]
+    ready_to_whiten = replace(start, covariance=with_inverse(start.covariance))
+    actual, expected = jg.em_step(ready_to_whiten, array(x))[0], jg.em_step(start, array(x))[0]
     assert_same_mixture(actual, expected, by_dtype(1e-4, 1e-12))
-    assert jg.em(ready, array(x)).converged
+    assert jg.em(ready_to_whiten, array(x)).converged
