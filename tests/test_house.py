@@ -10,14 +10,14 @@ import jaxgmm
 HOUSE = Path(jaxgmm.__file__).parent
 # From the ground up. What shares a floor does not know each other.
 FLOORS = [
-    {"arrays"},
-    {"execution", "covariances"},
-    {"mixtures"},
-    {"operations", "steps"},
-    {"files"},
-    {"solvers"},
-    {"fits"},
-    {"plot", "command_line"},
+    ["arrays"],
+    ["execution", "covariances"],
+    ["mixtures"],
+    ["operations", "steps"],
+    ["files"],
+    ["solvers"],
+    ["fits"],
+    ["plot", "command_line"],
 ]
 HEIGHT = {folder: height for height, floor in enumerate(FLOORS) for folder in floor}
 
