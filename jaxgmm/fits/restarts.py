@@ -218,7 +218,7 @@ class Restarts(NamedTuple):
         return Stage(number, loops, healthy, going & self.wanted)
 
     def examine(self, loops: Loop, going: Array, stage: Array) -> tuple[Array, Array, Loop]:
-        """Splits components in the place of those that have collapsed.
+        """Splits components in the place of twins and of those that have collapsed onto few rows.
 
         Args:
             loops: with a leading axis.
@@ -248,10 +248,13 @@ class Restarts(NamedTuple):
             healthy = trace.finite & ~jnp.any((degenerate | are_twins) & self.active[model])
             if not self.splits:
                 return healthy, jnp.asarray(False), loop
-            spare = self.active[model] & ~degenerate & self.has_rows(problem, mixture)
-            split = split_instead(mixture, degenerate, spare)
+            # Flat on many rows is what the data or the regularization are, and stay after a split.
+            has_rows = self.has_rows(problem, mixture)
+            useless = degenerate & (repeats | ~has_rows)
+            spare = self.active[model] & ~degenerate & has_rows
+            split = split_instead(mixture, useless, spare)
             again = going[task] & trace.finite & (trace.n_iter > 0) & ~last
-            again &= jnp.any(degenerate) & jnp.any(spare)
+            again &= jnp.any(useless) & jnp.any(spare)
             return healthy, again, jax.tree.map(partial(jnp.where, again), self.begin(split), loop)
 
         size = self.problems.n_slots(n_tasks, n_components)
