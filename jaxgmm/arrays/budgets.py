@@ -1,4 +1,4 @@
-"""How much is done at a time, by platform: the only file that asks which platform it is.
+"""Tuned sizes by platform: the only file that asks which platform it is.
 
 A program is for the platform of the devices that its arguments were committed to; without any, for
 that of JAX's default device, and else of its default backend. Where somebody else's program is
@@ -135,7 +135,7 @@ def budget() -> Budget:
 
 
 def by_platform(function: Callable[[], T]) -> T:
-    """What a function returns that asks for the `budget`, with results of the same shapes."""
+    """The result of a function that asks for the `budget`, and whose shapes don't depend on it."""
     if _platform_of_program.get() is not None or not _may_go_elsewhere():
         return function()
     # Where derivatives go backward, neither keeps what the other one makes.

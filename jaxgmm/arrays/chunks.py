@@ -20,7 +20,7 @@ LARGEST_CHUNK = 2**22
 
 
 class Pieces(NamedTuple):
-    """How rows are cut into chunks of one length.
+    """A partition of rows into chunks of one length.
 
     Attributes:
         length: rows in a chunk.
@@ -38,7 +38,7 @@ class Pieces(NamedTuple):
         return jnp.minimum(index * self.length, n_rows - self.length)
 
     def fresh(self, index: Array, n_rows: int) -> Array:
-        """Which rows of a chunk aren't in the one before: (length,) bool."""
+        """Mask of the rows of a chunk that aren't in the one before: (length,) bool."""
         return self.start(index, n_rows) + jnp.arange(self.length) >= index * self.length
 
 
@@ -59,7 +59,7 @@ class ChunkRows(NamedTuple):
 
 
 def rounding_of_sum(total: Array, first: Array, second: Array) -> Array:
-    """What rounding added to `total = first + second`; 0 where the sum isn't finite."""
+    """The rounding error of `total = first + second`; 0 where the sum isn't finite."""
     return jnp.where(jnp.isfinite(total), (total - first) - second, 0)
 
 

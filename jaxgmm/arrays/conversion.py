@@ -72,7 +72,7 @@ def _float_dtype(name: str, dtype: Any) -> Any:
 
 
 def _as_read(name: str, value: Any) -> Any:
-    """What isn't JAX's, as NumPy's, which may share its memory; from a device a copy of JAX's.
+    """An array of NumPy, which may share memory with what was given; from a device a copy of JAX's.
 
     Wider floats than float64 are rounded to it.
     """

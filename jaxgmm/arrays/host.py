@@ -1,4 +1,4 @@
-"""What is known, small or on the host, and arrays that are made there without a program."""
+"""Arrays on the host: what is known and small, and made there without a program."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

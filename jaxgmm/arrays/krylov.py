@@ -14,7 +14,7 @@ N_DIRECTIONS = 30
 
 
 class Solution(NamedTuple):
-    """What a solver found.
+    """The solution of a linear system, and what it took.
 
     Attributes:
         vector: (P,).

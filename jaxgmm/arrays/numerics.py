@@ -45,7 +45,7 @@ def einsum(subscripts: str, *operands: Array) -> Array:
 
 
 def _subscripts_of_all_axes(subscripts: str, first: Array, second: Array) -> tuple[str, str, str]:
-    """Those of both operands and of the output, with capital letters in place of dots."""
+    """Subscripts of both operands and of the output, with capital letters in place of dots."""
     inputs, output = subscripts.split("->")
     left, right = inputs.split(",")
     n_left, n_right = (

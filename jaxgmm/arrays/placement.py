@@ -1,4 +1,4 @@
-"""Where arrays are, and how long they may be, known before anything is compiled or copied."""
+"""Devices and lengths of arrays, checked before anything is compiled or copied."""
 
 import math
 from typing import Any

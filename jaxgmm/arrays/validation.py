@@ -97,19 +97,19 @@ def _check_weight_values(weights: Array) -> None:
 
 
 def _on_host_if_small(array: Array) -> Any:
-    """As NumPy's, which goes through arrays of any shape without compiling a program for it."""
+    """A small array as NumPy's, which compiles no program for its shape."""
     return np.asarray(array) if is_small(array) else array
 
 
 def _fine(x: Any, weights: Any) -> Any:
-    """Which numbers are finite, or in rows without weight: (N, D) bool."""
+    """Mask of the numbers that are finite, or in rows without weight: (N, D) bool."""
     fine = abs(x) < np.inf
     return fine if weights is None else fine | (weights == 0)[:, None]
 
 
 @jax.jit
 def _all_fine(x: Array, weights: Array | None) -> Array:
-    """In one pass, without arrays like x: () bool."""
+    """Whether all numbers are fine, in one pass without arrays like x: () bool."""
     return jnp.all(_fine(x, weights))
 
 

@@ -1,4 +1,4 @@
-"""What is refused before anything is computed."""
+"""Checks of a command's options before anything is computed."""
 
 import tempfile
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What each command does."""
+"""The commands, a function each."""
 
 import argparse
 import importlib

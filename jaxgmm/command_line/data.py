@@ -1,4 +1,4 @@
-"""What commands read, what of it they leave out, and that they say so."""
+"""Data of the commands: what is read, what is left out of it, and what is said of that."""
 
 import argparse
 from collections import Counter
@@ -119,7 +119,7 @@ def in_dtype(rows: np.ndarray, float32: bool) -> np.ndarray:
 
 
 def advice(error: TableError) -> str:
-    """What options can do about a table that can't be read."""
+    """Advice on options that help where a table can't be read."""
     if isinstance(error, MissingValueError):
         return "; leave such rows out with --drop-missing, or choose other columns with --columns"
     if not isinstance(error, NotANumberError):

@@ -1,4 +1,4 @@
-"""How names and notes are printed, on terminals of any encoding."""
+"""Names and notes as they are printed, on terminals of any encoding."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""Which fits a sweep is made of: those whose covariances the data and the memory can hold."""
+"""The fits that a sweep is made of: those whose covariances the data and the memory can hold."""
 
 from collections.abc import Sequence
 
@@ -61,7 +61,7 @@ def planned(counts: Sequence[int], types: Sequence[str], n_rows: int, n_columns:
 
 
 def n_numbers(covariance_type: str, n_components: int, n_columns: int) -> int:
-    """How many numbers the covariances of a fit are."""
+    """The number of entries of a fit's covariances."""
     size = 1
     for axis in STRUCTURES[covariance_type].shape(n_components, n_columns):
         size *= axis

@@ -1,4 +1,4 @@
-"""What was found, in words and tables for the terminal."""
+"""Reports in words and tables for the terminal."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ MARKS = {
 
 
 def report(selection: Selection, names: Sequence[str], n_rows: int) -> str:
-    """What a sweep found, in words and tables.
+    """The report of a sweep, in words and tables.
 
     Args:
         selection: its outcome.
@@ -68,7 +68,7 @@ def size_report(source: str | Path, n_rows: int, names: Sequence[str]) -> str:
 
 
 def score_report(log_likelihood: float, n_rows: int, n_parameters: int) -> str:
-    """How well a mixture describes data.
+    """The report on how well a mixture describes data.
 
     Args:
         log_likelihood: total of the rows, in nats.
@@ -86,7 +86,7 @@ def score_report(log_likelihood: float, n_rows: int, n_parameters: int) -> str:
 
 
 def model_report(mixture: GaussianMixture, names: Sequence[str]) -> str:
-    """What a mixture is, and its parameters.
+    """The report on a mixture and its parameters.
 
     Args:
         mixture: K components.
@@ -152,7 +152,7 @@ def _parameters(mixture: GaussianMixture, names: Sequence[str], most: int) -> li
 
 
 def _outcome(result: FitResult) -> str:
-    """How the fit ended, with components counted from 1 as in the report."""
+    """The status of the fit in words, with components counted from 1 as in the report."""
     after = f"after {counted(int(result.n_iter), 'iteration')}"
     gain = f"an estimated {float(result.remaining_gain):.1g} per sample still to gain"
     which = ", ".join(str(k + 1) for k in np.flatnonzero(np.asarray(result.degenerate)))

@@ -1,4 +1,4 @@
-"""How covariances are stored: as the linear map that turns white noise into the component's noise.
+"""Storage of covariances: linear maps that turn white noise into the components' noise.
 
 Each class answers the same four questions. The leading axis is K, or 1 where all components share
 one covariance. `whiten` and `unwhiten` act on the last two axes, `(..., K or 1, D)`, and broadcast;

@@ -28,13 +28,13 @@ class TracedStructure(NamedTuple):
 
     @classmethod
     def of(cls, covariance_types: Sequence[str]) -> Self:
-        """Those of several types, with a leading axis."""
+        """The flags of several types, with a leading axis."""
         rows = [structure_named(name) for name in covariance_types]
         flags = [(row.shared, not row.full_second_moment, row.isotropic) for row in rows]
         return cls(*(jnp.asarray(flag) for flag in zip(*flags, strict=True)))
 
     def estimate(self, count: Array, scatter: Array, regularization: Array) -> Full:
-        """See `Structure`; scatter is (K, D, D)."""
+        """Covariances from statistics, see `Structure`; scatter is (K, D, D)."""
         identity = jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
         pooled = jnp.sum(scatter, axis=0, keepdims=True) / jnp.sum(count)
         covariance = jnp.where(self.shared, pooled, scatter / count[:, None, None])

@@ -31,7 +31,7 @@ def fit_blocks(
     size: int,
     **static: Any,
 ) -> Any:
-    """What a function of many models returns, for arguments whose values are known.
+    """The results of a function of many models, for arguments whose values are known.
 
     Args:
         function: of the arguments and of how many of the models are wanted. All leaves of
@@ -80,7 +80,7 @@ def _first_models(results: list[T], n_models: int) -> T:
 
 
 def models_in_block(n_models: int, size: int, n_threads: int) -> int:
-    """How many models to fit by one call: such that few sizes have to be compiled.
+    """The number of models to fit by one call, such that few sizes have to be compiled.
 
     Args:
         n_models: M.

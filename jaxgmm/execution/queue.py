@@ -83,7 +83,7 @@ class Packing(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """What is the same for all loops; see `iterate_all`."""
+    """A work queue: what is the same for all loops; see `iterate_all`."""
 
     step: Callable[[Any, Any], Any]
     going: Callable[[Any], Array]
@@ -94,7 +94,7 @@ class Queue(NamedTuple):
     packing: Packing
 
     def all_going(self, states: Any) -> Array:
-        """Which loops have another step to take: (S,) bool."""
+        """Mask of the loops that have another step to take: (S,) bool."""
         return jax.vmap(self.going)(states)
 
     def step_all(self, data: Any, states: Any) -> Any:

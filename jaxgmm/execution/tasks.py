@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def slots_for(n_tasks: int, numbers: int, refilled: bool = False) -> int:
-    """How many tasks at a time, each of which computes so many numbers."""
+    """The number of tasks at a time, each of which computes so many numbers."""
     if not isinstance(numbers, int):
         # With a symbol of an export in it, which is not to be compared.
         return 1

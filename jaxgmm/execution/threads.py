@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 def n_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def in_threads(program: Callable[..., T], calls: Iterable[tuple], n_threads: int) -> list[T]:
-    """What a program returns for each of its calls.
+    """The results of a program's calls.
 
     JAX runs the operations of a program on a CPU one after the other, and programs that one thread
     has called too. A call returns before its results are there; so each thread waits for them, or

@@ -156,7 +156,7 @@ def load(
 
 
 def _content(path: str | os.PathLike[str] | BinaryIO) -> tuple[str, bytes]:
-    """What a file is called in complaints, and all of its bytes."""
+    """The name of a file in complaints, and all of its bytes."""
     if isinstance(path, (str, os.PathLike)):
         return str(path), Path(path).read_bytes()
     content = path.read() if hasattr(path, "read") else None
@@ -254,7 +254,7 @@ def _check_names(encoded: np.ndarray, n_features: int) -> None:
 
 
 def as_arrays(mixture: GaussianMixture) -> dict[str, np.ndarray]:
-    """What the file of a mixture holds, by name."""
+    """The arrays that the file of a mixture holds, by name."""
     kind = next(
         name for name, storage in CLASSES.items() if isinstance(mixture.covariance, storage)
     )

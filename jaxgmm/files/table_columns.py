@@ -1,4 +1,4 @@
-"""Which columns of a table are used: those named, those a model knows, or all but an index."""
+"""Choice of a table's columns: those named, those a model knows, or all but an index."""
 
 import re
 import warnings
@@ -37,7 +37,7 @@ class NotANumberError(TableError):
 
 
 class Header(NamedTuple):
-    """What is known of a table before its rows are read.
+    """The header of a table: what is known before its rows are read.
 
     Attributes:
         path: where it is.
@@ -53,7 +53,7 @@ class Header(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What decides which columns are used, and in which order.
+    """A choice of columns, and of their order.
 
     Attributes:
         columns: names, or numbers from 0 where no column has such a name; None for all but an
@@ -134,7 +134,7 @@ class Choice(NamedTuple):
 
 
 def _positions(header: Header, columns: Sequence[str]) -> list[int]:
-    """Where columns stand that are given by name or number."""
+    """The positions of columns that are given by name or number."""
     names = header.names
     counts = Counter(names)
     place = {name: i for i, name in enumerate(names)}

@@ -44,7 +44,7 @@ def write_blocks(
 
 
 def writer_for(path: str | os.PathLike[str]) -> Writer:
-    """What writes the format that a file name's ending says; TableError lists those there are."""
+    """The writer of the format that a file name's ending says; TableError lists those there are."""
     ending = Path(path).suffix.lower()
     if ending not in WRITERS:
         raise TableError(f"a table's name must end in {', '.join(WRITERS)}; got {path}")

@@ -115,7 +115,7 @@ def _unzipped(path: Path, stack: ExitStack, file: IO[bytes]) -> IO[bytes]:
 
 
 def _encoding(path: Path, head: bytes) -> str:
-    """That of a text which begins so."""
+    """The encoding of a text that begins so."""
     for mark, encoding in ENCODINGS.items():
         if head.startswith(mark):
             return encoding
@@ -131,7 +131,7 @@ def _encoding(path: Path, head: bytes) -> str:
 
 
 def _undecoded(error: UnicodeDecodeError) -> str:
-    """What is wrong with text that can't be decoded."""
+    """The complaint about text that can't be decoded."""
     if 0 in error.object[:HEAD_BYTES] and error.encoding == "utf-8":
         return NOT_TEXT
     if error.encoding != "utf-8":
@@ -161,7 +161,7 @@ def _parse(
 def _header(
     path: Path, file: TextIO, expected: list[str]
 ) -> tuple[Header, Iterator[tuple[int, list[str]]]]:
-    """What the first line says, and the rows with their lines' numbers.
+    """The header that the first line is, and the rows with their lines' numbers.
 
     The line is a header if it holds all expected names, be they numbers, or else a cell that is no
     number.
@@ -212,7 +212,7 @@ def _header(
 
 
 def _delimiter(first: str, second: str = "") -> str:
-    """What stands between cells: as often in both lines, and more often than others."""
+    """The delimiter of cells: as often in both lines, and more often than others."""
     unquoted = [QUOTED.sub("", line) for line in (first, second)]
 
     def score(delimiter: str) -> tuple[bool, int]:

@@ -67,7 +67,7 @@ def _sample(rows: Rows, active: Array) -> Rows:
 
 
 def _least_in(sample: Rows, rows: Rows, least: Array) -> Array:
-    """How many rows of a sample a cluster must have that is to have so many of all.
+    """The rows of a sample that a cluster must have, to have so many of all.
 
     One row alone may be an outlier, however many rows the sample stands for.
     """
@@ -118,7 +118,7 @@ def as_given(responsibilities: Array) -> Responsibilities:
 
 
 def _partition(seeds: Array, active: Array) -> Nearest:
-    """By the nearest of the active seeds: (K, D)."""
+    """The partition by the nearest of the active seeds: (K, D)."""
     return Nearest(jnp.where(active[:, None], seeds, jnp.inf), jnp.ones_like(seeds[0]))
 
 
@@ -131,7 +131,7 @@ STARTS: dict[str, Callable[[Array, Rows, Array, Array], Responsibilities]] = {
 
 
 def least_rows(covariance_type: str, form: TracedStructure | None, n_features: int) -> Array:
-    """How many rows a part of a partition must have, so that a component may start from it: ().
+    """The rows that a part of a partition must have for a component to start from it: ().
 
     Twice as many as it takes to have a covariance of its own, or one where all have the same.
 

@@ -60,7 +60,7 @@ class Nearest:
 
 
 def running_count(present: Array) -> Array:
-    """How many of the rows up to each one, itself included, are present: (N,) bool -> (N,) int."""
+    """The number of rows present up to each one, itself included: (N,) bool -> (N,) int."""
 
     def add_before(level: Array, count: Array) -> Array:
         # Made in each turn, as an array of their own places would be kept beside the weights.
@@ -214,7 +214,7 @@ def lloyd(rows: Rows, sample: Rows, start: Nearest, least: ArrayLike, max_iter: 
 
 
 def effective_rows(total: Array, square: Array) -> Array:
-    """How many rows of equal weight say as much: (Σ w)² / Σ w², and 0 where there are none.
+    """The effective number of rows (Σ w)² / Σ w², and 0 where there are none.
 
     Args:
         total: Σ w of the weights of some rows.

@@ -39,11 +39,11 @@ class Problems(NamedTuple):
         return axes._replace(rows=axes.rows._replace(x=of_x, weights=of_weights))
 
     def of(self, task: Array) -> Problem:
-        """That of a fit, or of several: (), or (S,)."""
+        """The problem of a fit, or those of several: (), or (S,)."""
         return take(self.problem, self.axes, task // self.n_restarts)
 
     def n_slots(self, n_tasks: int, n_components: int, refilled: bool = False) -> int:
-        """How many fits at a time, in slots that are refilled or in blocks."""
+        """The number of fits at a time, in slots that are refilled or in blocks."""
         n_rows, n_features = self.problem.rows.x.shape[-2:]
         if self.shared and self.problem.extent is not None:
             return max(1, min(n_tasks, COLUMNS // n_components))

@@ -101,7 +101,7 @@ def run_all(
 
 
 class Stage(NamedTuple):
-    """Where many climbs are.
+    """A stage of many climbs.
 
     Attributes:
         number: () int, of the stage to come.
@@ -172,7 +172,7 @@ class Restarts(NamedTuple):
         return begin(start, self.tol, self.settings)
 
     def going(self, loops: Loop) -> Array:
-        """Which of the loops have another step to take: (M·R,) bool."""
+        """Mask of the loops that have another step to take: (M·R,) bool."""
         return jax.vmap(lambda trace: keep_going(trace, self.settings.max_iter))(loops[1])
 
     def iterate(self, loops: Loop, wanted: Array, limit: ArrayLike) -> Loop:
@@ -261,7 +261,7 @@ class Restarts(NamedTuple):
         return in_blocks(of_task, n_tasks, size)
 
     def has_rows(self, problem: Problem, mixture: GaussianMixture) -> Array:
-        """Which components have enough rows for two: (K,) bool."""
+        """Mask of the components that have enough rows for two: (K,) bool."""
         weights = problem.rows.weights
         n_rows = effective_rows(jnp.sum(weights), jnp.sum(weights**2))
         least = least_rows(self.settings.covariance_type, problem.form, mixture.n_features)

@@ -1,4 +1,4 @@
-"""How many components, and which covariance type: a sweep of fits and its table."""
+"""Model selection: a sweep over numbers of components and covariance types, and its table."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -85,7 +85,7 @@ def ranking(table: np.ndarray, criterion: str) -> np.ndarray:
 
 
 def is_healthy(table: np.ndarray) -> np.ndarray:
-    """Which rows are of fits with finite numbers and without degenerate components."""
+    """Mask of the rows whose fits are finite and without degenerate components."""
     return ~np.isin(table["status"], (Status.NON_FINITE, Status.DEGENERATE))
 
 
@@ -381,7 +381,7 @@ def _checked_folds(
 def _checked_choices(
     x: Array, tol: ArrayLike, reg_covar: ArrayLike | None, init: str, n_init: int, max_iter: int
 ) -> tuple[tuple[Array, Array], str, int, int]:
-    """What is the same for all rows, known to be good: the last arguments of `fit_group`."""
+    """The last arguments of `fit_group`, known to be good, which are the same for all rows."""
     return (
         (check_tol(tol, x), check_reg_covar(reg_covar, x)),
         check_choice("init", init, STARTS),

@@ -1,4 +1,4 @@
-"""What a sweep over components and covariance types fits, by few programs."""
+"""The fits of a sweep over components and covariance types, by few programs."""
 
 from functools import partial
 from typing import NamedTuple
@@ -67,7 +67,7 @@ def groups_of(candidates: list[Candidate], shape: tuple[int, ...]) -> list[Group
 
 
 class Fits(NamedTuple):
-    """What is known about models; leaves have a leading axis.
+    """Fits of a group, and what they are judged by; leaves have a leading axis.
 
     Attributes:
         results: of the fits.

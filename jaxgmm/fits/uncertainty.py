@@ -1,4 +1,4 @@
-"""How well the data determine a mixture: information and standard errors."""
+"""Information and standard errors: how well the data determine a mixture."""
 
 import warnings
 from collections.abc import Callable

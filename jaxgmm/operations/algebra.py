@@ -1,4 +1,4 @@
-"""What maps mixtures to mixtures: marginals, conditionals and affine maps.
+"""Maps of mixtures to mixtures: marginals, conditionals and affine maps.
 
 Features are picked by whole numbers that are known when a program is traced. Factors of covariances
 come from factors, by orthogonal transformations: nothing is squared, and nothing inverted.
@@ -157,7 +157,7 @@ def affine(mixture: GaussianMixture, matrix: ArrayLike, offset: ArrayLike) -> Ga
 
 
 def linear_parts(gaussian: GaussianMixture, indices: Indices) -> tuple[Array, Array, Array]:
-    """See `priors.linear_dynamics`, for what is known to be one Gaussian."""
+    """The linear model of one Gaussian, see `priors.linear_dynamics`."""
     given = _some_indices(indices, gaussian.n_features)
     known, across, covariance = _split(gaussian, given)
     rest = _rest(given, gaussian.n_features)
@@ -178,7 +178,7 @@ def _some_indices(indices: Indices, n_features: int) -> tuple[int, ...]:
 
 
 def _as_indices(indices: Indices, n_features: int) -> tuple[int, ...]:
-    """As whole numbers from 0 to D - 1, each at most once."""
+    """Indices as whole numbers from 0 to D - 1, each at most once."""
     for number in jax.tree.leaves(indices):
         check_static("indices", number)
     array = np.atleast_1d(np.asarray(indices))
@@ -241,7 +241,7 @@ def _split(mixture: GaussianMixture, given: tuple[int, ...]) -> tuple[Any, ...]:
 def _means_of_rest(
     mixture: GaussianMixture, given: tuple[int, ...], across: Array | None, z: Array
 ) -> Array:
-    """Of each component, for standardized values (K, d, N): (K, D - d, N)."""
+    """Conditional means of each component, for standardized values (K, d, N): (K, D - d, N)."""
     means = _pick(mixture.means, _rest(given, mixture.n_features))[:, :, None]
     if across is None:
         return jnp.broadcast_to(means, (*means.shape[:2], z.shape[2]))

@@ -1,4 +1,4 @@
-"""What makes mixtures of other components: products, reductions, and a common order."""
+"""Mixtures of other components: products, reductions, and a common order."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""What two Gaussians have to do with each other, for all pairs of two mixtures' components.
+"""Overlaps and divergences of all pairs of two mixtures' components.
 
 Sums of covariances have factors, too, which come from the factors by orthogonal transformations.
 Pairs are many: what is made on the way to a number of each is made for a block of them at a time.
@@ -120,7 +120,7 @@ def is_shared(mixture: GaussianMixture) -> bool:
 
 
 def numbers_of_sums(p: GaussianMixture, q: GaussianMixture) -> int:
-    """In the largest array on the way to the sums of one covariance of p's and all of q's."""
+    """The size of the largest array on the way to sums of one covariance of p's and all of q's."""
     dense = isinstance(p.covariance, Full) or isinstance(q.covariance, Full)
     return q.means.size * (2 * p.n_features if dense else 1)
 

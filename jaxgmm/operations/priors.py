@@ -82,7 +82,7 @@ class NIWPrior:
 
 
 def niw_prior(mixture: GaussianMixture, x: ArrayLike, *, strength: ArrayLike = 1.0) -> NIWPrior:
-    """What a mixture says about the Gaussian that some points are from.
+    """The Normal-inverse-Wishart prior of the Gaussian that some points are from.
 
     With w̄ the average responsibilities of the points, its mean is μ₀ = Σ w̄_k μ_k, its expected
     covariance Φ = Σ w̄_k (Σ_k + (μ_k - μ₀)(μ_k - μ₀)ᵀ), and it counts as `strength` rows. The

@@ -1,4 +1,4 @@
-"""Where a point stands in a mixture: how much lies below it, or is denser than it is."""
+"""Distribution functions, quantiles and outlier scores: where a point stands in a mixture."""
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ def highest_density_level(
 def outlier_score(
     key: Array, mixture: GaussianMixture, x: ArrayLike, *, n_samples: int = 100_000
 ) -> Array:
-    """How much of the mixture is denser than a point, from draws: (..., D) -> (...), 0 to 1.
+    """The mass that is denser than a point, from draws: (..., D) -> (...), 0 to 1.
 
     Of data that are from the mixture a part of 1 % scores above 0.99. It is a count of draws, and
     has no derivative.
@@ -152,7 +152,7 @@ def _line_of(mixture: GaussianMixture) -> Line:
 
 
 def _standardized(line: Line, x: Array) -> Array:
-    """In standard deviations from each component's mean: (...) -> (..., K)."""
+    """Points in standard deviations from each component's mean: (...) -> (..., K)."""
     _, means, scales = line
     x = x[..., None]
     return (x - align(means, x)) / align(scales, x)

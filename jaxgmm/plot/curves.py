@@ -145,7 +145,7 @@ def regression(
 
 
 def _feature(name: str, index: int, n_features: int) -> int:
-    """From 0 to D - 1."""
+    """The index of a feature, from 0 to D - 1."""
     index = check_count(name, index, -n_features)
     if index >= n_features:
         raise ValueError(f"{name} must be less than {n_features} features, got {index}")

@@ -1,4 +1,4 @@
-"""What all pictures share: where to draw, what is shown of the data, colors and extent."""
+"""Elements that all pictures share: axes, rows of the data, colors and extent."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -70,7 +70,7 @@ def check_mass(name: str, mass: float) -> float:
 
 
 def radius_of(mass: float) -> float:
-    """How many standard deviations enclose `mass` of two Gaussian features.
+    """The radius, in standard deviations, that encloses `mass` of two Gaussian features.
 
     The squared Mahalanobis distance is exponential with mean 2, so that its quantile is
     -2 log(1 - mass).
@@ -143,7 +143,7 @@ def plane_of(components: Components, low: np.ndarray, high: np.ndarray) -> Plane
 
 
 def color(k: int) -> str:
-    """Of component k, from matplotlib's cycle."""
+    """The color of component k, from matplotlib's cycle."""
     cycle = rcParams["axes.prop_cycle"].by_key().get("color", ["C0"])
     return cycle[k % len(cycle)]
 

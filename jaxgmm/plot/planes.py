@@ -1,4 +1,4 @@
-"""What can be drawn of a mixture of two features, one thing at a time."""
+"""Pictures of a mixture of two features, one thing at a time."""
 
 import warnings
 from collections.abc import Sequence

@@ -127,7 +127,7 @@ class Squarem(NamedTuple):
         return Squarem(~self.halfway, point, residual, limit), target, self.halfway
 
     def restarted(self) -> "Squarem":
-        """With nothing remembered, and a lower limit."""
+        """The memory with nothing in it, and a lower limit."""
         lower = jnp.maximum(self.limit / ADAPTATION, ADAPTATION)
         return self._replace(halfway=jnp.asarray(False), limit=lower)
 
@@ -204,7 +204,7 @@ METHODS: dict[str, Any] = {"squarem": Squarem, "anderson": Anderson}
 
 
 class Accelerator(NamedTuple):
-    """What an accelerated loop remembers.
+    """Safeguarded acceleration: what a loop remembers of it.
 
     Attributes:
         memory: of a method.

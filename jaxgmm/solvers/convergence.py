@@ -49,7 +49,7 @@ class Gain(NamedTuple):
     rounding: Array
 
     def visible(self) -> Array:
-        """Which gains are more than rounding, or NaN: (2, K) bool."""
+        """Mask of the gains that are more than rounding, or NaN: (2, K) bool."""
         return ~(self.of_each <= self.rounding)
 
     def total(self) -> Array:
@@ -81,7 +81,7 @@ class Step(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What the stopping rule remembers of the steps so far.
+    """The progress of a loop: what the stopping rule remembers of the steps so far.
 
     Attributes:
         of_each: (2, K) gains of the last step.
@@ -115,7 +115,7 @@ class Progress(NamedTuple):
 
     @classmethod
     def known(cls, log_weights: Array, remaining: Array, tol: Array) -> "Progress":
-        """Where something else than the gains of steps says what remains."""
+        """Progress where something else than the gains of steps says what remains."""
         confirmed = jnp.where(remaining < tol, CONFIRMATIONS, 0).astype(jnp.int32)
         return cls.begin(log_weights)._replace(remaining=remaining, confirmed=confirmed)
 
@@ -166,7 +166,7 @@ class Progress(NamedTuple):
 
 
 def forecast_of(ratios: Array, noise: Array) -> Array:
-    """To what the ratio of successive gains climbs while it is used: () at most 1.
+    """The ratio of gains, carried forward over the steps that it is used for: () at most 1.
 
     Args:
         ratios: (2 CONFIRMATIONS,) of the last steps; infinite where there were none.
@@ -208,7 +208,7 @@ def gain_of(new: GaussianMixture, old: GaussianMixture) -> Gain:
 
 
 def expected_gain(new: GaussianMixture, old: GaussianMixture) -> Array:
-    """What an EM step gained in the expected log-likelihood, per unit of weight: (2, K).
+    """The gain of an EM step in the expected log-likelihood, per unit of weight: (2, K).
 
     KL(w' ‖ w) + Σ w'_k KL(new_k ‖ old_k), with KL(w' ‖ w) = Σ w_k (r_k log r_k - r_k + 1) and
     r = w' / w: terms that are not negative, each accurate however small it is. Components without

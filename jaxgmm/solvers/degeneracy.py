@@ -1,4 +1,4 @@
-"""Which components of a mixture mean nothing: empty, held up by regularization, or twins."""
+"""Degenerate components, which mean nothing: empty, held up by regularization, or twins."""
 
 import jax
 import jax.numpy as jnp

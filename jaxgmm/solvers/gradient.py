@@ -37,7 +37,7 @@ LEARNING_RATE = 0.02
 
 
 class Descent(NamedTuple):
-    """What the loop carries.
+    """Descent by an optimizer: what its loop carries.
 
     Attributes:
         step: coordinates around the start.

@@ -29,7 +29,7 @@ POLISH_FROM = 1e-3
 
 
 class Trace(NamedTuple):
-    """What is known about a loop besides its mixture: iterations, progress, and objectives.
+    """The trace of a loop: what is known besides its mixture, iterations, progress and objectives.
 
     The objective is that of the mixture before the last step. Where the loop accelerates, its
     mixture may be an extrapolation, and the pilot has what can be relied on.
@@ -198,7 +198,7 @@ def step(
 
 
 def begin(start: GaussianMixture, tol: Array, settings: Settings) -> Loop:
-    """What the loop carries before its first step."""
+    """The loop before its first step."""
     dtype = start.means.dtype
     n_recorded = settings.max_iter if settings.history else 0
     method = settings.accelerate

@@ -94,7 +94,7 @@ class LocalModel(NamedTuple):
         return ravel_pytree(slope)[0] / jnp.sum(self.statistics.count)
 
     def gain_left(self, covariance_type: str) -> tuple[Array, Array]:
-        """What a Newton step would gain per unit of weight: (); and () int, passes to know it.
+        """The gain of a Newton step per unit of weight: (); and () int, passes to know it.
 
         Infinite where the curvature is not that of a maximum.
         """
@@ -115,7 +115,7 @@ class LocalModel(NamedTuple):
 
 
 class Ascent(NamedTuple):
-    """What `newton` carries.
+    """A trust region of Newton steps: what `newton` carries.
 
     Attributes:
         mixture: the highest so far.
@@ -156,7 +156,7 @@ class Ascent(NamedTuple):
         )
 
     def gain_left(self) -> Array:
-        """Of the objective, per unit of weight: ()."""
+        """The gain of the objective that is left, per unit of weight: ()."""
         return self.newton_decrement * self.size**2 / 2
 
     def accept_or_reject(self, there: LocalModel) -> "Ascent":

@@ -1,4 +1,4 @@
-"""What a fit returns, and how it says whether it worked."""
+"""Results of fits, and how they say whether they worked."""
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -17,7 +17,7 @@ from jaxgmm.solvers.convergence import CONFIRMATIONS
 
 
 class Status(IntEnum):
-    """How a fit ended. Where several hold: NON_FINITE, then DEGENERATE, then MAX_ITER."""
+    """The status of a fit. If several hold: NON_FINITE, then DEGENERATE, then MAX_ITER."""
 
     CONVERGED = 0
     MAX_ITER = 1
@@ -88,7 +88,7 @@ class FitResult:
         return self.status == Status.CONVERGED
 
     def __repr__(self) -> str:
-        """How the fit ended, or how many of a batch did so, and what was fitted."""
+        """The status in words, or those of a batch with their numbers, and what was fitted."""
         status = self.status
         if not isinstance(status, (jax.Array, np.ndarray, np.generic)):
             how = f"status={status!r}"
@@ -127,7 +127,7 @@ class FitResult:
         raise FitError(f"{_counted(failed)}: {count}: {'; '.join(parts)}")
 
     def _failure(self, number: int) -> str:
-        """What happened to one of the fits, in the order of all axes, and what to try next."""
+        """The failure of one of the fits, in the order of all axes, and what to try next."""
         n_axes = self.status.ndim
         one = jax.tree.map(lambda leaf: np.reshape(leaf, (-1, *leaf.shape[n_axes:]))[number], self)
         gain = "too early to estimate what is still to gain"

@@ -100,7 +100,7 @@ def score(
 
 
 def _metric(mixture: GaussianMixture) -> tuple[Array, Callable[[Array], Array], Array]:
-    """What turns steps around a mixture into changes of its parameters.
+    """The metric that turns steps around a mixture into changes of its parameters.
 
     Returns:
         1/√w_k: (K,), or 0; a reflection of (K,) that puts the last axis along the √w_k, to which

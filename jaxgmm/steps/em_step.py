@@ -238,7 +238,7 @@ def _long_e_step(
     log_prior: Array | None,
     full_second_moment: bool,
 ) -> SufficientStatistics:
-    """By matrix products where they are accurate, but not in derivatives."""
+    """The E-step of long data: by matrix products if these are accurate, but not in derivatives."""
     rows = Rows(
         standardization_of(x, weights, isinstance(mixture.covariance, Spherical)), x, weights
     )

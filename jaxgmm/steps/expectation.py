@@ -79,7 +79,7 @@ def expected_statistics(
 
 
 def most_apart(n_components: int) -> int:
-    """How many components the products may leave to differences, before these take all."""
+    """The number of components that products may leave to differences, before these take all."""
     return n_components // SHARE_APART if n_components >= APART_FROM else 0
 
 

@@ -67,7 +67,7 @@ def with_one(z: Array) -> Array:
 
 
 def _pairs(n_features: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which two of (z, 1) each product is of; the last pair is 1 · 1."""
+    """The pairs of (z, 1) that the products are of; the last is 1 · 1."""
     return np.triu_indices(n_features + 1)
 
 

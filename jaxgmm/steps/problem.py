@@ -1,4 +1,4 @@
-"""What is maximized: data in their own coordinates, with their regularization."""
+"""The problem that is solved: data in their own coordinates, with their regularization."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from jaxgmm.steps.statistics import SufficientStatistics
 
 
 class Problem(NamedTuple):
-    """What the EM map depends on, besides the mixture.
+    """A maximization problem: all that the EM map depends on besides the mixture.
 
     Attributes:
         rows: the data and the coordinates of the mixture.

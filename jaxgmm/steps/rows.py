@@ -80,7 +80,7 @@ def chunk_of(array: Array, numbers: Array, weights: Array) -> Array:
 
 
 def largest_distance(x: Array, weights: Array, center: Array) -> Array:
-    """Of the rows that have a weight, feature by feature: (D,), a constant to differentiation.
+    """The largest distance of rows with a weight, by feature: (D,), constant to differentiation.
 
     In chunks, as XLA writes distances of all rows to memory before it reduces them.
 
@@ -133,7 +133,7 @@ def standardization_of(x: Array, weights: Array, isotropic: bool | Array) -> Sta
 
 @jax.custom_jvp
 def _variance(standardization: Standardization, x: Array, weights: Array) -> Array:
-    """Of weighted data in coordinates that are a constant to differentiation: (D,).
+    """The variance of weighted data in coordinates that are constant to differentiation: (D,).
 
     Backward, a derivative by rows would be gathered chunk by chunk in another array like x. From
     d Var z = Σ w (2 (z - mean) dz + ((z - mean)² - Var z) dw / w) / Σ w it is one product for each
