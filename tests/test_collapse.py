@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype
+from sklearn.datasets import load_breast_cancer
 
 import jaxgmm as jg
 from jaxgmm.fits.initialization import STARTS, least_rows
@@ -207,3 +208,15 @@ def test_collapsed_components_do_not_hide_their_mixing_weights():
     end = jg.em(some.mixture, x, tol=0.0, max_iter=2000, history=False)
     short = float(end.objective - some.objective) / len(x)
     assert short <= 10 * float(some.remaining_gain) + by_dtype(1e-4, 1e-9)
+
+
+def test_what_regularization_flattens_is_not_split_anew():
+    """Three of four components; splits of the last one would only lower the objective."""
+    x = array(load_breast_cancer().data[:, :5])
+    options = {"reg_covar": 1e-3, "history": False, "max_iter": 1000}
+    for number in range(3):
+        key = jax.random.key(number)
+        start = jg.fit(key, x, 4, **{**options, "max_iter": 0}).mixture
+        alone, found = jg.em(start, x, **options), jg.fit(key, x, 4, **options)
+        assert np.sum(alone.degenerate) == 3
+        assert found.objective >= alone.objective - 4 * EPS * abs(float(alone.objective))

@@ -218,7 +218,7 @@ class Restarts(NamedTuple):
         return Stage(number, loops, healthy, going & self.wanted)
 
     def examine(self, loops: Loop, going: Array, stage: Array) -> tuple[Array, Array, Loop]:
-        """Splits components in the place of twins and of those that have collapsed onto few rows.
+        """Splits components in the place of twins and of those that have collapsed.
 
         Args:
             loops: with a leading axis.
@@ -248,9 +248,11 @@ class Restarts(NamedTuple):
             healthy = trace.finite & ~jnp.any((degenerate | are_twins) & self.active[model])
             if not self.splits:
                 return healthy, jnp.asarray(False), loop
-            # Flat on many rows is what the data or the regularization are, and stay after a split.
+            # If most are flat, on many rows, that is what the data or the regularization make them.
             has_rows = self.has_rows(problem, mixture)
-            useless = degenerate & (repeats | ~has_rows)
+            flat = collapsed & has_rows & self.active[model]
+            inherent = 2 * jnp.sum(flat) > jnp.sum(self.active[model])
+            useless = degenerate & ~(flat & inherent)
             spare = self.active[model] & ~degenerate & has_rows
             split = split_instead(mixture, useless, spare)
             again = going[task] & trace.finite & (trace.n_iter > 0) & ~last
