@@ -74,7 +74,7 @@ def test_noise_of_one_component_is_no_arrival_of_the_others_and_no_progress():
         progress = progress.update(gain([0.5**number, noise], [1e-12, 1e-2]), tol)
         assert not progress.converged() or progress.remaining < tol
     assert_close(progress.gain, 0.5**19)
-    assert_close(progress.ratios[-1], 0.5)
+    assert_close(progress.ratio, 0.5)
 
 
 def test_gains_are_compared_with_those_of_the_same_components():
@@ -82,7 +82,7 @@ def test_gains_are_compared_with_those_of_the_same_components():
     progress = Progress.begin(jnp.zeros(2, DTYPE))
     progress = progress.update(gain([1e-3, 1e-2], [1e-9, 1e-9]), array(1e-7))
     progress = progress.update(gain([9e-4, 1e-10], [1e-9, 1e-9]), array(1e-7))
-    assert_close(progress.ratios[-1], 0.9)
+    assert_close(progress.ratio, 0.9)
 
 
 def test_what_remains_is_by_the_slowest_rate_of_the_last_steps():
@@ -118,7 +118,7 @@ def test_the_remaining_gain_of_heavy_tails_is_never_an_order_of_magnitude_too_sm
     x = array(heavy_tails())
     climb = partial(jg.em, covariance_type=covariance_type, history=False)
     start = jg.fit(jax.random.key(0), x, K, covariance_type=covariance_type, max_iter=0).mixture
-    for tol in (1e-5, 1e-7):
+    for tol in (1e-4, 1e-6):
         some = climb(start, x, tol=tol, max_iter=500)
         end = climb(some.mixture, x, tol=0.0, max_iter=3000)
         short = float(end.objective - some.objective) / N_ROWS

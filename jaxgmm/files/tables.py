@@ -105,7 +105,7 @@ def old_faithful(columns: Sequence[str] | None = None) -> Table:
         Names, and values (272, 2).
 
     Example:
-        >>> from jaxgmm.tables import old_faithful
+        >>> from jaxgmm.files.tables import old_faithful
         >>> names, rows = old_faithful()
         >>> names, rows.shape
         (['eruptions', 'waiting'], (272, 2))

@@ -9,12 +9,6 @@ EM also slows near saddle points, where the ratio of gains climbs through 1, at 
 The extrapolation spans about 1 / (1 - ρ) steps; the climb of the ratio is carried forward over
 `HORIZONS` times as many before the ratio is used, and the result has to be small enough
 `CONFIRMATIONS` times in a row. What is reported to remain is by the slowest rate of as many steps.
-
-Rounding moves each step s by some δ, and so a gain ½ s² by up to the share 2 δ / s of it. In
-float32 that is more than a ratio climbs from one step to the next long before all is gained, and
-carried forward it says that gains will never fall. A climb that rounding may have made is therefore
-taken from `CONFIRMATIONS` steps and as many before them: the geometric means of their ratios have a
-fifth of the noise, and the climb between these, which took as many steps, a fifth of that.
 """
 
 from functools import partial
@@ -24,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgmm.arrays.numerics import at_least, difference
+from jaxgmm.arrays.numerics import at_least
 from jaxgmm.covariances.storage import inverse_correlation_trace, kl_between_covariances
 from jaxgmm.mixtures.mixture import GaussianMixture
 
@@ -60,11 +54,6 @@ class Gain(NamedTuple):
         """() what of the total may be rounding."""
         return jnp.sum(jnp.where(self.visible(), self.rounding, 0))
 
-    def relative_noise(self) -> Array:
-        """() by what share rounding may change the total, a sum of squares of steps."""
-        total = self.total()
-        return 2 * jnp.sqrt(jnp.where(total > 0, self.noise() / jnp.where(total > 0, total, 1), 0))
-
 
 class Step(NamedTuple):
     """A step of EM.
@@ -86,7 +75,7 @@ class Progress(NamedTuple):
     Attributes:
         of_each: (2, K) gains of the last step.
         gain: () the sum of those that are more than rounding.
-        ratios: (2 CONFIRMATIONS,) of each gain to the one before, of the same parameters.
+        ratio: () of the last gain to the one before, of the same parameters.
         forecasts: (CONFIRMATIONS,) to what the ratio was going to climb, by the last steps.
         remaining: () gain of the objective still to come, by the highest of these.
         confirmed: () int, how many times in a row the latest of these left less than the tolerance.
@@ -94,7 +83,7 @@ class Progress(NamedTuple):
 
     of_each: Array
     gain: Array
-    ratios: Array
+    ratio: Array
     forecasts: Array
     remaining: Array
     confirmed: Array
@@ -107,7 +96,7 @@ class Progress(NamedTuple):
         return cls(
             of_each=of_each,
             gain=jnp.zeros_like(unknown),
-            ratios=jnp.full(2 * CONFIRMATIONS, jnp.inf, of_each.dtype),
+            ratio=unknown,
             forecasts=jnp.ones(CONFIRMATIONS, of_each.dtype),
             remaining=unknown,
             confirmed=jnp.asarray(0, jnp.int32),
@@ -122,10 +111,11 @@ class Progress(NamedTuple):
     def update(self, gain: Gain, tol: Array) -> "Progress":
         """After a step.
 
-        Where no component gains more than rounding there is nothing left that could be seen. What
-        remains is then taken from the noise, which is no less than the gain in it, at the rate that
-        was seen last. Of components whose noise is larger than the tolerance it can't be told; nor
-        of any by tolerances that are finer than the dtype is, for which to be unseen is enough.
+        Where no component gains more than rounding, or all together don't, there is nothing left
+        that could be seen. What remains is then taken from the noise, which is no less than the
+        gain in it, at the rate that was seen last. Of components whose noise is larger than the
+        tolerance it can't be told, and others don't arrive by it; nor of any by tolerances that are
+        finer than the dtype is, for which to be unseen is enough.
 
         Args:
             gain: of the step.
@@ -134,61 +124,37 @@ class Progress(NamedTuple):
         total, visible = gain.total(), gain.visible()
         before = jnp.sum(jnp.where(visible, self.of_each, 0))
         ratio = jnp.where(before > 0, total / jnp.where(before > 0, before, 1), jnp.inf)
-        ratios = jnp.concatenate([self.ratios[1:], ratio[None]])
-        finest = float(jnp.finfo(total.dtype).eps) / 4
-        told = gain.rounding <= jnp.maximum(tol, finest)
-        # What nobody can tell shakes its neighbors as well, by more than their own rounding.
-        forecast = forecast_of(ratios, jnp.where(jnp.all(told), gain.relative_noise(), 0))
+        known = jnp.isfinite(self.ratio)
+        climb = jnp.where(known, at_least(ratio - jnp.where(known, self.ratio, 0), 0), jnp.inf)
+        gap = rate_gap(ratio)
+        ahead = jnp.where(gap > 0, HORIZONS * climb / jnp.where(gap > 0, gap, 1), jnp.inf)
+        forecast = jnp.minimum(1, ratio + ahead)
         forecasts = jnp.concatenate([self.forecasts[1:], forecast[None]])
         once_more = jnp.where(remaining_gain(total, forecast) < tol, self.confirmed + 1, 0)
         seen = Progress(
             of_each=gain.of_each,
             gain=total,
-            ratios=ratios,
+            ratio=ratio,
             forecasts=forecasts,
             remaining=remaining_gain(total, jnp.max(forecasts)),
             confirmed=once_more.astype(jnp.int32),
         )
+        finest = float(jnp.finfo(total.dtype).eps) / 4
+        told = gain.rounding <= jnp.maximum(tol, finest)
         noise = jnp.sum(jnp.where(told, gain.of_each, 0))
-        last = self.ratios[-1]
-        remaining = jnp.where(last < 1, remaining_gain(noise, last), noise)
+        remaining = jnp.where(self.ratio < 1, remaining_gain(noise, self.ratio), noise)
         arrived = (remaining < tol) | ((tol > 0) & (tol < finest))
         unseen = self._replace(
             gain=total,
             remaining=remaining,
             confirmed=jnp.where(arrived, CONFIRMATIONS, 0).astype(jnp.int32),
         )
-        return jax.tree.map(partial(jnp.where, jnp.any(visible)), seen, unseen)
+        together = jnp.all(told) & (jnp.sum(gain.of_each) <= jnp.sum(gain.rounding))
+        return jax.tree.map(partial(jnp.where, jnp.any(visible) & ~together), seen, unseen)
 
     def converged(self) -> Array:
         """() bool."""
         return self.confirmed >= CONFIRMATIONS
-
-
-def forecast_of(ratios: Array, noise: Array) -> Array:
-    """The ratio of gains, carried forward over the steps that it is used for: () at most 1.
-
-    Args:
-        ratios: (2 CONFIRMATIONS,) of the last steps; infinite where there were none.
-        noise: () by what share rounding may change a gain.
-    """
-
-    def carried_forward(ratio: Array, climb: Array) -> Array:
-        gap = rate_gap(ratio)
-        usable = (gap > 0) & jnp.isfinite(climb)
-        ahead = HORIZONS * at_least(climb, 0) / jnp.where(gap > 0, gap, 1)
-        return jnp.where(usable, jnp.minimum(1, ratio + ahead), 1)
-
-    climb = difference(ratios[-1], ratios[-2])
-    at_once = carried_forward(ratios[-1], climb)
-    known = jnp.all(jnp.isfinite(ratios) & (ratios > 0))
-    ratios = jnp.where(known, ratios, 1)
-    means = jnp.exp(jnp.mean(jnp.log(ratios).reshape(2, CONFIRMATIONS), axis=1))
-    by_means = carried_forward(means[1], (means[1] - means[0]) / CONFIRMATIONS)
-    # Each ratio is of two gains. What is noise goes up and down, and bends more than it climbs.
-    bend = jnp.mean(jnp.abs(jnp.diff(ratios, n=2)))
-    may_be_noise = known & (climb > 0) & (climb <= 2 * jnp.minimum(noise * ratios[-1], bend))
-    return jnp.where(may_be_noise, by_means, at_once)
 
 
 def rate_gap(ratio: Array) -> Array:

@@ -102,7 +102,7 @@ def test_a_second_fit_compiles_nothing(monkeypatch, key):
     traced = []
     run_all = jaxgmm.fits.fitting.run_all
     monkeypatch.setattr(
-        jaxgmm.fits.fitting, "climb_all", lambda *a: (traced.append(1), run_all(*a))[1]
+        jaxgmm.fits.fitting, "run_all", lambda *a: (traced.append(1), run_all(*a))[1]
     )
     x = np.concatenate([blobs(), blobs(seed=1)])[:92]
     options = {"covariance_type": "tied_spherical", "max_iter": 17}
@@ -117,7 +117,7 @@ def test_a_sweep_over_components_is_one_program_for_each_type(monkeypatch, key):
     traced = []
     run_all = jaxgmm.fits.fitting.run_all
     monkeypatch.setattr(
-        jaxgmm.fits.fitting, "climb_all", lambda *a: (traced.append(1), run_all(*a))[1]
+        jaxgmm.fits.fitting, "run_all", lambda *a: (traced.append(1), run_all(*a))[1]
     )
     x = array(blobs()[:83])
     jg.select(key, x, [1, 2, 3], ["spherical"], n_init=1, max_iter=5)
