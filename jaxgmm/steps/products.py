@@ -97,6 +97,8 @@ def logit_coefficients(mixture: GaussianMixture, features: Features) -> LogitCoe
 
     Of `LINEAR` features, without the quadratic part, which is the same for all components.
     """
+    # -½ (z - μ)ᵀ P (z - μ) = -½ zᵀ P z + (P μ)ᵀ z - ½ μᵀ P μ: coefficients of the products of
+    # coordinates, slopes P μ for the coordinates, and what is constant.
     n_components, n_features = mixture.means.shape
     precisions = _precisions(mixture, features)
     if precisions.ndim == 3:
@@ -176,6 +178,8 @@ def statistics_by_products(
     if second_moment is None:
         second = moments[0]
     else:
+        # Σ_k Σ_n r_nk z zᵀ is Σ_n z zᵀ, whatever the responsibilities, and so is the quadratic part of
+        # the log-likelihood, -½ tr(P Σ_n z zᵀ).
         second = second_moment[None]
         log_likelihood -= jnp.sum(_precisions(mixture, features)[0] * second_moment) / 2
     if second.ndim == 3 and not full_second_moment:

@@ -107,6 +107,10 @@ def standardization_of(x: Array, weights: Array, isotropic: bool | Array) -> Sta
         weights: (N,).
         isotropic: whether all features must have the same scale.
     """
+    # In three passes, of which each is about what the one before found: sums of squares about zero
+    # would lose what an offset of many deviations has of the digits, and squares of raw data leave
+    # the dtype's range from 10¹⁹ on in float32. So the largest |x| is the unit of the first moments,
+    # these are the center of the second ones, and these the scale, about which the variance is 1.
     dtype = jnp.finfo(x.dtype)
     magnitude = largest_distance(x, weights, jnp.zeros_like(x[0]))
     magnitude = jnp.where(magnitude > float(dtype.tiny) / float(dtype.eps), magnitude, 1)
@@ -116,8 +120,10 @@ def standardization_of(x: Array, weights: Array, isotropic: bool | Array) -> Sta
     center = lax.stop_gradient(Rows(at_zero, x, weights).moments()[0]) * magnitude
     at_center = replace(at_zero, center=center)
     deviation = jnp.sqrt(lax.stop_gradient(Rows(at_center, x, weights).moments()[1]))
+    # What is left of a constant about its mean is rounding. It has no scale but its magnitude.
     constant = deviation <= 4 * float(dtype.eps)
     constant = jnp.where(isotropic, jnp.all(constant), constant)
+    # The root of the mean variance, relative to the largest magnitude, so that no square overflows.
     largest = jnp.max(magnitude)
     spread = jnp.where(constant, 1, deviation * (magnitude / largest))
     own = magnitude * jnp.where(constant, 1, deviation)
