@@ -117,10 +117,10 @@ class Squarem(NamedTuple):
             residual: (P,) of the one that came out, less the point.
             scales: (P,) of a metric.
         """
-        # Near a maximum a step multiplies the residual r by a matrix M, so that r' - r = (M - 1) r. If
-        # that is -r / α, the rest of a geometric series is α r: Aitken's Δ², for each direction its
-        # own α. One α for all, |r| / |r' - r|, made twice leaves (1 - α (1 - M))² of the error, which
-        # is x + 2 α r + α² (r' - r); α = 1 is the two plain steps.
+        # Near a maximum a step multiplies the residual r by a matrix M, so that r' - r = (M - 1) r.
+        # If that is -r / α, the rest of a geometric series is α r: Aitken's Δ², for each direction
+        # its own α. With one for all, |r| / |r' - r|, the point x + 2 α r + α² (r' - r) has the
+        # share (1 - α (1 - M))² of the error of x; α = 1 is the two plain steps.
         curvature = residual - self.residual
         size = jnp.linalg.norm(scales * curvature)
         ratio = jnp.linalg.norm(scales * self.residual) / jnp.where(size > 0, size, 1)
@@ -170,8 +170,8 @@ class Anderson(NamedTuple):
     ) -> tuple["Anderson", Array, Array]:
         """See `Squarem.extrapolate`."""
         # Were the map affine, a combination x - Σ s_i Δx_i of points would have the residual
-        # r - Σ s_i Δr_i. The shares that make it smallest are a least squares problem, and the target
-        # is that point plus its residual: x + r - Σ s_i (Δx_i + Δr_i).
+        # r - Σ s_i Δr_i. The shares that make it smallest are a least squares problem, and the
+        # target is that point plus its residual: x + r - Σ s_i (Δx_i + Δr_i).
         first = self.n_steps == 0
         slot = (self.n_steps - 1) % DEPTH
         step = difference(point, self.point)

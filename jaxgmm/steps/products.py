@@ -178,8 +178,8 @@ def statistics_by_products(
     if second_moment is None:
         second = moments[0]
     else:
-        # Σ_k Σ_n r_nk z zᵀ is Σ_n z zᵀ, whatever the responsibilities, and so is the quadratic part of
-        # the log-likelihood, -½ tr(P Σ_n z zᵀ).
+        # Σ_k Σ_n r_nk z zᵀ is Σ_n z zᵀ, whatever the responsibilities, and so is the quadratic
+        # part of the log-likelihood, -½ tr(P Σ_n z zᵀ).
         second = second_moment[None]
         log_likelihood -= jnp.sum(_precisions(mixture, features)[0] * second_moment) / 2
     if second.ndim == 3 and not full_second_moment:

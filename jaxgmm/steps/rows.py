@@ -109,8 +109,8 @@ def standardization_of(x: Array, weights: Array, isotropic: bool | Array) -> Sta
     """
     # In three passes, of which each is about what the one before found: sums of squares about zero
     # would lose what an offset of many deviations has of the digits, and squares of raw data leave
-    # the dtype's range from 10¹⁹ on in float32. So the largest |x| is the unit of the first moments,
-    # these are the center of the second ones, and these the scale, about which the variance is 1.
+    # the range of float32 from 10¹⁹ on. So the largest |x| is the unit of the first moments, these
+    # are the center of the second ones, and these are the scale, in which the variance is 1.
     dtype = jnp.finfo(x.dtype)
     magnitude = largest_distance(x, weights, jnp.zeros_like(x[0]))
     magnitude = jnp.where(magnitude > float(dtype.tiny) / float(dtype.eps), magnitude, 1)
