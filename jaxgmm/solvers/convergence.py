@@ -24,6 +24,8 @@ from jaxgmm.mixtures.mixture import GaussianMixture
 
 HORIZONS = 4
 CONFIRMATIONS = 5
+# 1 - ρ, at which a gain too small to be seen leaves less than the tolerance.
+SLOWEST_GAP = 1e-3
 
 
 class Gain(NamedTuple):
@@ -111,11 +113,12 @@ class Progress(NamedTuple):
     def update(self, gain: Gain, tol: Array) -> "Progress":
         """After a step.
 
-        Where no component gains more than rounding, or all together don't, there is nothing left
-        that could be seen. What remains is then taken from the noise, which is no less than the
-        gain in it, at the rate that was seen last. Of components whose noise is larger than the
-        tolerance it can't be told, and others don't arrive by it; nor of any by tolerances that are
-        finer than the dtype is, for which to be unseen is enough.
+        Where no component gains more than rounding there is nothing left that could be seen; nor
+        where all together don't, if so little can't leave more than the tolerance at any rate that
+        matters. What remains is then taken from the noise, which is no less than the gain in it, at
+        the rate that was seen last. Of components whose noise is larger than the tolerance it can't
+        be told; nor of any by tolerances that are finer than the dtype is, for which to be unseen
+        is enough.
 
         Args:
             gain: of the step.
@@ -140,7 +143,8 @@ class Progress(NamedTuple):
             confirmed=once_more.astype(jnp.int32),
         )
         finest = float(jnp.finfo(total.dtype).eps) / 4
-        told = gain.rounding <= jnp.maximum(tol, finest)
+        most = jnp.maximum(tol, finest)
+        told = gain.rounding <= most
         noise = jnp.sum(jnp.where(told, gain.of_each, 0))
         remaining = jnp.where(self.ratio < 1, remaining_gain(noise, self.ratio), noise)
         arrived = (remaining < tol) | ((tol > 0) & (tol < finest))
@@ -149,7 +153,8 @@ class Progress(NamedTuple):
             remaining=remaining,
             confirmed=jnp.where(arrived, CONFIRMATIONS, 0).astype(jnp.int32),
         )
-        together = jnp.all(told) & (jnp.sum(gain.of_each) <= jnp.sum(gain.rounding))
+        rounding = jnp.sum(gain.rounding)
+        together = (jnp.sum(gain.of_each) <= rounding) & (rounding <= SLOWEST_GAP * most)
         return jax.tree.map(partial(jnp.where, jnp.any(visible) & ~together), seen, unseen)
 
     def converged(self) -> Array:

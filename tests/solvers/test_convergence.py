@@ -34,12 +34,12 @@ def noisy(gains, seed):
 
 
 def test_gains_that_rounding_may_make_together_are_an_arrival():
-    """Though one component is still seen to gain; but nobody arrives by noise above the tolerance.
+    """Though one component is still seen to gain; but nobody arrives by noise near the tolerance.
 
     Its gains wobble, so that their ratio never says that they fall.
     """
     none, ended = jnp.zeros(2, DTYPE), []
-    for loudest in (ROUNDING, 100 * TOL):
+    for loudest in (ROUNDING, TOL / 2, 100 * TOL):
         progress = Progress.begin(none)
         rounding = jnp.stack([none, array([1e-15, loudest])])
         for number in range(60):
@@ -49,7 +49,7 @@ def test_gains_that_rounding_may_make_together_are_an_arrival():
                 break
         ended.append(gain)
     assert ROUNDING / 4 <= ended[0] <= ROUNDING
-    assert ended[1] <= 1e-15
+    assert max(ended[1:]) <= 1e-15
 
 
 @pytest.mark.parametrize("seed", range(5))
