@@ -5,7 +5,7 @@ import numpy as np
 import oracle
 
 import jaxgmm as jg
-from jaxgmm.covariances.structures import STRUCTURES
+from jaxgmm.covariances.structures import SWEPT
 
 DTYPE = jnp.dtype(jnp.result_type(float))
 EPS = float(jnp.finfo(DTYPE).eps)
@@ -17,7 +17,7 @@ def by_dtype(float32: float, float64: float) -> float:
     return float64 if DOUBLE else float32
 
 
-COVARIANCE_TYPES = list(STRUCTURES)
+COVARIANCE_TYPES = list(SWEPT)
 
 # Most fits in these tests have one shape, so that few programs are compiled.
 N, D, K = 90, 2, 3

@@ -15,6 +15,7 @@ from jaxgmm.covariances.storage import (
     precision_diagonal,
     variances,
 )
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.solvers.acceleration import metric
 from jaxgmm.solvers.convergence import expected_gain
 from jaxgmm.solvers.degeneracy import degenerate_components
@@ -63,7 +64,7 @@ def test_nothing_of_a_diagonal_mixture_is_a_matrix(covariance_type):
     functions = {
         "e_step": lambda m, x: jg.e_step(m, x),
         "em_step": lambda m, x: jg.em_step(m, x, regularization=variance),
-        "another type": lambda m, x: stored_as(other, m),
+        "another type": lambda m, x: stored_as(STRUCTURES[other], m),
         "log_prob": lambda m, x: m.log_prob(x),
         "predict": lambda m, x: m.predict(x),
         "sample": lambda m, x: m.sample(key, N),

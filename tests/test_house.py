@@ -62,6 +62,30 @@ def test_no_circles():
         left = {name: needed for name, needed in left.items() if name not in ready}
 
 
+def named_in_tests_of_kind(tree: ast.AST) -> set[str]:
+    """The names that `isinstance`, `type(...) is` and class patterns compare with."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.MatchClass):
+            found.add(ast.unparse(node.cls))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            found |= {ast.unparse(name) for name in ast.walk(node.args[1]) if hasattr(name, "ctx")}
+        elif isinstance(node, ast.Compare) and "type(" in ast.unparse(node):
+            found |= {ast.unparse(name) for name in ast.walk(node) if isinstance(name, ast.Name)}
+    return found
+
+
+def test_only_covariances_know_how_they_are_stored():
+    """All others ask them: a further storage touches no other floor."""
+    storages = {"Full", "Diagonal", "Spherical"}
+    asking = {
+        str(file.relative_to(HOUSE))
+        for file in HOUSE.glob("*/*.py")
+        if named_in_tests_of_kind(ast.parse(file.read_text())) & storages
+    }
+    assert {name.split("/")[0] for name in asking} == {"covariances"}
+
+
 def test_a_floor_only_says_what_is_there():
     """Its `__init__` has the names of its rooms, and imports nothing."""
     for folder in set(HEIGHT) - {"plot", "command_line"}:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxgmm import __version__
-from jaxgmm.covariances.structures import STRUCTURES
+from jaxgmm.covariances.structures import STRUCTURES, SWEPT, structure_named
 from jaxgmm.fits.selection import CRITERIA
 
 EPILOG = """\
@@ -68,7 +68,7 @@ def _add_fit(commands: Any) -> None:
         type=_covariance_types,
         default="all",
         metavar="TYPE",
-        help=f"all (the default), or some of {','.join(STRUCTURES)}",
+        help=f"some of {','.join(STRUCTURES)}; or all, the default, which are the first six",
     )
     add("--criterion", choices=CRITERIA, default="bic", help="what to choose by (default: bic)")
     add("--n-init", type=_positive, default=10, metavar="N", help="restarts per fit (default: 10)")
@@ -197,12 +197,12 @@ def _components(text: str) -> list[int]:
 
 
 def _covariance_types(text: str) -> list[str]:
-    names = list(STRUCTURES) if text == "all" else text.split(",")
-    for name in names:
-        if name not in STRUCTURES:
-            raise argparse.ArgumentTypeError(
-                f"expected all or some of {', '.join(STRUCTURES)}; got {name!r}"
-            )
+    if text == "all":
+        return list(SWEPT)
+    try:
+        names = [structure_named(name).name for name in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected all, or some types: {error}") from None
     return list(dict.fromkeys(names))
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxgmm.command_line.messages import counted, listed, printable, shown
-from jaxgmm.covariances.storage import Full, variances
+from jaxgmm.covariances.storage import (
+    is_diagonal,
+    variances,
+)
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.fits.criteria import criteria_of, n_parameters
 from jaxgmm.fits.selection import Selection
@@ -127,7 +130,7 @@ def _parameters(mixture: GaussianMixture, names: Sequence[str], most: int) -> li
     """
     means = np.asarray(mixture.means)
     labels = ["  " + shown(name) for name in names[:most]]
-    matrices = isinstance(mixture.covariance, Full) and 1 < len(names) <= LARGEST_MATRIX
+    matrices = not is_diagonal(mixture.covariance) and 1 < len(names) <= LARGEST_MATRIX
     cells = [
         ["", *(f"component {k + 1}" for k in range(mixture.n_components))],
         ["weight", *_figures(np.asarray(mixture.weights))],

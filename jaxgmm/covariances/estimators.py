@@ -1,8 +1,11 @@
 """Covariances from sufficient statistics: the M-step of each covariance type.
 
 All are called with count: (K,) positive; scatter: (K, D, D) or (K, D), sums of squares about the
-components' new means; regularization: (D,) variances that every row brings along.
+components' new means; regularization: (D,) variances that every row brings along; and the
+covariance before, or None, which those that iterate begin with.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,9 @@ from jax import Array
 
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import at_least, cholesky, is_positive_definite
-from jaxgmm.covariances.storage import Diagonal, Full, Spherical
+from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
+
+Estimator = Callable[[Array, Array, Array, Covariance | None], Covariance]
 
 
 def root_of_matrices(covariances: Array) -> Array:
@@ -28,34 +33,40 @@ def root_of_matrices(covariances: Array) -> Array:
     return jnp.where(is_good, cholesky(symmetric), jnp.nan)
 
 
-def full(count: Array, scatter: Array, regularization: Array) -> Full:
+def full(count: Array, scatter: Array, regularization: Array, _: Covariance | None) -> Full:
     """Each component its own covariance."""
     covariance = scatter / count[:, None, None] + jnp.diag(regularization)[None]
     return Full(cholesky(covariance))
 
 
-def tied(count: Array, scatter: Array, regularization: Array) -> Full:
+def tied(count: Array, scatter: Array, regularization: Array, _: Covariance | None) -> Full:
     """One covariance for all components."""
-    return full(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization)
+    return full(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization, None)
 
 
-def diag(count: Array, scatter: Array, regularization: Array) -> Diagonal:
+def diag(count: Array, scatter: Array, regularization: Array, _: Covariance | None) -> Diagonal:
     """Each component its own variances, feature by feature."""
     variance = scatter / count[:, None] + regularization[None]
     return Diagonal(jnp.sqrt(at_least(variance, jnp.finfo(variance.dtype).tiny)))
 
 
-def tied_diag(count: Array, scatter: Array, regularization: Array) -> Diagonal:
+def tied_diag(
+    count: Array, scatter: Array, regularization: Array, _: Covariance | None
+) -> Diagonal:
     """The same variances for all components."""
-    return diag(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization)
+    return diag(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization, None)
 
 
-def spherical(count: Array, scatter: Array, regularization: Array) -> Spherical:
+def spherical(
+    count: Array, scatter: Array, regularization: Array, _: Covariance | None
+) -> Spherical:
     """Each component its own variance, the same in every direction."""
     variance = jnp.mean(scatter / count[:, None] + regularization[None], axis=-1)
     return Spherical(jnp.sqrt(at_least(variance, jnp.finfo(variance.dtype).tiny)))
 
 
-def tied_spherical(count: Array, scatter: Array, regularization: Array) -> Spherical:
+def tied_spherical(
+    count: Array, scatter: Array, regularization: Array, _: Covariance | None
+) -> Spherical:
     """One variance for all components and directions."""
-    return spherical(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization)
+    return spherical(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization, None)

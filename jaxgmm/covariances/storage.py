@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgmm.arrays.numerics import align, einsum, inverse_of_lower
+from jaxgmm.arrays.numerics import align, einsum, inverse_of_lower, is_positive_definite
 
 
 @jax.tree_util.register_dataclass
@@ -123,6 +123,21 @@ def without_inverse(covariance: Covariance) -> Covariance:
     return Full(covariance.scale_tril) if isinstance(covariance, Full) else covariance
 
 
+def is_diagonal(covariance: Covariance) -> bool:
+    """Whether features are independent within components, whatever the numbers are."""
+    return not isinstance(covariance, Full)
+
+
+def is_isotropic(covariance: Covariance) -> bool:
+    """Whether components are spheres, whatever the numbers are."""
+    return isinstance(covariance, Spherical)
+
+
+def scale_shape(covariance: Covariance, n_features: int) -> tuple[int, ...]:
+    """The shape of what is stored for one component: (D, D), (D,) or ()."""
+    return {Full: (n_features,) * 2, Diagonal: (n_features,), Spherical: ()}[type(covariance)]
+
+
 def pick(covariance: Covariance, numbers: Array) -> Covariance:
     """The covariances of some components, (M,) int: with leading axis M."""
     return jax.tree.map(lambda leaf: leaf[numbers % leaf.shape[0]], covariance)
@@ -198,6 +213,36 @@ def as_matrices(diagonals: Array) -> Array:
     return diagonals[:, :, None] * jnp.eye(diagonals.shape[1], dtype=diagonals.dtype)[None]
 
 
+def whiten_columns(covariance: Covariance, difference: Array) -> Array:
+    """L_k⁻¹ d with rows last, which is fastest: (K, D, N) -> (K, D, N)."""
+    match covariance:
+        case Full():
+            shape = (*difference.shape[:2], difference.shape[1])
+            inverse = jnp.broadcast_to(covariance.inverse_factor(), shape)
+            return einsum("kij,kjn->kin", inverse, difference)
+        case Diagonal(scale):
+            return difference / scale[:, :, None]
+        case Spherical(scale):
+            return difference / scale[:, None, None]
+
+
+def exceeds(covariance: Covariance, added: Array) -> Array:
+    """Whether Σ - diag(added) is positive definite: (K or 1,) bool.
+
+    Args:
+        covariance: Σ.
+        added: (K or 1, D) variances.
+    """
+    n_features = added.shape[1]
+    match covariance:
+        case Full():
+            root = jnp.sqrt(added)
+            shares = root[:, :, None] * precision(covariance, n_features) * root[:, None, :]
+            return is_positive_definite(jnp.eye(n_features, dtype=added.dtype)[None] - shares)
+        case _:
+            return jnp.all(added * precision_diagonal(covariance, n_features) < 1, axis=1)
+
+
 def inverse_correlation_trace(covariance: Covariance, n_features: int) -> Array:
     """tr R⁻¹ of the correlation matrices R: (K or 1,).
 
@@ -239,29 +284,3 @@ def kl_between_covariances(new: Covariance, old: Covariance, n_features: int) ->
             diagonal = (first - second) / second
             square = jnp.sum(diagonal**2, axis=1)
     return square / 2 + jnp.sum(diagonal - jnp.log1p(diagonal), axis=1)
-
-
-def rescale(covariance: Covariance, factor: Array) -> Covariance:
-    """The covariance of `factor · x`; for a spherical one all factors are equal.
-
-    Args:
-        covariance: of x.
-        factor: (D,).
-    """
-    match covariance:
-        case Full(scale_tril):
-            return Full(factor[None, :, None] * scale_tril)
-        case Diagonal(scale):
-            return Diagonal(factor[None] * scale)
-        case Spherical(scale):
-            return Spherical(factor[0] * scale)
-
-
-def within(covariance: Covariance, most: float) -> Covariance:
-    """The covariance with standard deviations, or pivots, from 1 / most to most."""
-    match covariance:
-        case Full(scale_tril):
-            diagonal = jnp.eye(scale_tril.shape[-1], dtype=bool)[None]
-            return Full(jnp.clip(scale_tril, jnp.where(diagonal, 1 / most, -most), most))
-        case _:
-            return jax.tree.map(lambda scale: jnp.clip(scale, 1 / most, most), covariance)

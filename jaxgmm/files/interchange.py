@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgmm.arrays.validation import check_known, check_mixture
-from jaxgmm.covariances.storage import Diagonal, Full, Spherical, factors
+from jaxgmm.covariances.storage import (
+    diagonal_of_factors,
+    factors,
+    is_diagonal,
+)
 from jaxgmm.mixtures.mixture import GaussianMixture
 
 # Types that scikit-learn has, too; the others are stored as tied ones there.
@@ -106,17 +110,14 @@ def to_numpyro(mixture: GaussianMixture) -> Any:
 
     check_mixture(mixture)
     means = mixture.means
-    match mixture.covariance:
-        case Full(scale_tril):
-            shape = (*means.shape, mixture.n_features)
-            parts = distributions.MultivariateNormal(
-                means, scale_tril=jnp.broadcast_to(scale_tril, shape)
-            )
-        case Diagonal(scale):
-            parts = distributions.Normal(means, jnp.broadcast_to(scale, means.shape))
-            parts = parts.to_event(1)
-        case Spherical(scale):
-            scale = jnp.broadcast_to(scale[:, None], means.shape)
-            parts = distributions.Normal(means, scale).to_event(1)
+    if is_diagonal(mixture.covariance):
+        scale = diagonal_of_factors(mixture.covariance, mixture.n_features)
+        parts = distributions.Normal(means, jnp.broadcast_to(scale, means.shape)).to_event(1)
+    else:
+        scale_tril = factors(mixture.covariance, mixture.n_features)
+        shape = (*means.shape, mixture.n_features)
+        parts = distributions.MultivariateNormal(
+            means, scale_tril=jnp.broadcast_to(scale_tril, shape)
+        )
     shares = distributions.Categorical(logits=mixture.log_weights)
     return distributions.MixtureSameFamily(shares, parts)

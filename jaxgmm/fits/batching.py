@@ -22,7 +22,8 @@ from jaxgmm.arrays.host import (
 from jaxgmm.arrays.padding import padded_rows, with_rows
 from jaxgmm.arrays.placement import check_models, check_whole
 from jaxgmm.arrays.validation import check_choice, check_count, check_key, check_n_components
-from jaxgmm.covariances.storage import Diagonal, Full, Spherical
+from jaxgmm.covariances.storage import scale_shape
+from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.execution.blocks import fit_blocks
 from jaxgmm.execution.programs import Program
 from jaxgmm.fits.fitting import fit_all
@@ -96,7 +97,8 @@ def fit_batch(
     """
     key = check_key(key)
     n_components = check_count("n_components", n_components, 1)
-    settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history, polish)
+    structure = structure_named(covariance_type)
+    settings = check_settings(max_iter, accelerate, adjoint, history, polish)
     fit_arrays = partial(
         _fit_arrays,
         key,
@@ -104,6 +106,7 @@ def fit_batch(
         n_init=check_count("n_init", n_init, 1),
         tol=tol,
         reg_covar=reg_covar,
+        structure=structure,
         settings=settings,
     )
     if isinstance(x, (list, tuple)) and all(np.ndim(item) == 2 for item in x):
@@ -124,6 +127,7 @@ def _fit_arrays(
     n_init: int,
     tol: ArrayLike,
     reg_covar: ArrayLike | None,
+    structure: Structure,
     settings: Settings,
 ) -> FitResult:
     """`fit_batch` of arrays; `numbers` (B,) are those of the models among all."""
@@ -138,10 +142,10 @@ def _fit_arrays(
     options = (check_tol(tol, x), check_reg_covar(reg_covar, x))
     active = np.ones((n_models, n_components), bool)
     static = {"init": init, "n_init": n_init, "settings": settings}
-    arguments = (key, numbers, x, weights, given, active, *options)
+    arguments = (key, numbers, x, weights, given, active, *options, structure)
     if not is_concrete(*jax.tree.leaves(arguments)):
         return _fit_batch(*arguments, n_models, **static)
-    leading = (False, True, x.ndim == 3, weights.ndim == 2, True, True, False, False)
+    leading = (False, True, x.ndim == 3, weights.ndim == 2, True, True, False, False, False)
     size = x.size if x.ndim == 3 else weights.size
     return fit_blocks(_fit_batch, arguments, leading, n_models, size, **static)
 
@@ -156,6 +160,7 @@ def _fit_batch(
     active: Array,
     tol: ArrayLike,
     reg_covar: ArrayLike,
+    structure: Structure,
     n_models: ArrayLike,
     init: str,
     n_init: int,
@@ -163,9 +168,8 @@ def _fit_batch(
 ) -> FitResult:
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(numbers))
     active = jnp.asarray(active)
-    return fit_all(
-        keys, x, weights, given, active, tol, reg_covar, n_models, init, n_init, settings
-    )
+    data = (keys, x, weights, given, active, tol, reg_covar, structure, n_models)
+    return fit_all(*data, init, n_init, settings)
 
 
 def check_batch(x: Any, weights: Any) -> tuple[Array, Array]:
@@ -209,8 +213,7 @@ def _check_given(init: Any, x: Array, n_models: int, n_components: int) -> Any:
     if isinstance(init, GaussianMixture):
         expected: tuple[int, ...] = (n_models, n_components, x.shape[-1])
         scale = jax.tree.leaves(init.covariance)[0].shape
-        of_each = {Full: expected[2:] * 2, Diagonal: expected[2:], Spherical: ()}
-        own = of_each[type(init.covariance)]
+        own = scale_shape(init.covariance, x.shape[-1])
         good = init.means.shape == expected and init.log_weights.shape == expected[:2]
         if not good or scale not in ((*expected[:2], *own), (n_models, 1, *own)):
             raise ValueError(

@@ -20,7 +20,8 @@ from jaxgmm.arrays.validation import (
     check_key,
     check_n_components,
 )
-from jaxgmm.covariances.traced import TracedStructure
+from jaxgmm.covariances.structures import Structure, structure_named
+from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.tasks import in_blocks, slots_for
 from jaxgmm.fits.initialization import STARTS, as_given, least_rows, start_from
@@ -30,7 +31,6 @@ from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.solvers.loop import em
 from jaxgmm.solvers.results import FitResult, in_unit_of_weights
 from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
-from jaxgmm.steps.maximization import stored_as
 from jaxgmm.steps.problem import Problem, problem_of
 from jaxgmm.steps.rows import Rows
 
@@ -61,7 +61,8 @@ def fit(
         key: a JAX PRNG key; restart r uses `jax.random.fold_in(key, r)`.
         x: (N, D), see `em`.
         n_components: K, at most N.
-        covariance_type: "full", "tied", "diag", "spherical", "tied_diag" or "tied_spherical".
+        covariance_type: "full", "tied", "diag", "spherical", "tied_diag", "tied_spherical" or
+            "VEI" (diagonals of the same shape and volumes of their own); or mclust's names of them.
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
         init: "k-means++" (the partition that k-means reaches from greedy seeds in five iterations,
             and in five more with features measured by their deviation within its clusters),
@@ -129,11 +130,13 @@ def fit(
         x, weights, given = in_common_dtype(x, weights, given)
         init, n_init = "given", 1
     numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
-    settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history, polish)
+    structure = structure_named(covariance_type)
+    settings = check_settings(max_iter, accelerate, adjoint, history, polish)
     active = np.ones(n_components, bool)
     x, weights = with_padding(x, weights, (key, given, tol, reg_covar))
     given = None if given is None else with_rows(given, x.shape[0], by_numpy=True)
-    return fit_active(key, x, weights, given, active, *numbers, init, n_init, settings)
+    data = (key, x, weights, given, active, *numbers, structure)
+    return fit_active(*data, init=init, n_init=n_init, settings=settings)
 
 
 @partial(Program, static_argnames=("init", "n_init", "settings"))
@@ -145,6 +148,7 @@ def fit_active(
     active: ArrayLike,
     tol: ArrayLike,
     reg_covar: ArrayLike,
+    structure: Structure,
     init: str,
     n_init: int,
     settings: Settings,
@@ -152,8 +156,8 @@ def fit_active(
     """`fit` for arguments known to be good; for `active` (K,) and all others see `fit_all`."""
     given = None if given is None else given[None]
     active = jnp.asarray(active)[None]
-    numbers = (tol, reg_covar, 1)
-    results = fit_all(key[None], x, weights, given, active, *numbers, init, n_init, settings)
+    data = (key[None], x, weights, given, active, tol, reg_covar, structure, 1)
+    results = fit_all(*data, init, n_init, settings)
     return jax.tree.map(lambda leaf: leaf[0], results)
 
 
@@ -165,11 +169,11 @@ def fit_all(
     active: Array,
     tol: ArrayLike,
     reg_covar: ArrayLike,
+    structure: AnyStructure,
     n_models: ArrayLike,
     init: str,
     n_init: int,
     settings: Settings,
-    form: TracedStructure | None = None,
 ) -> FitResult:
     """`fit` for M models and arguments known to be good.
 
@@ -182,29 +186,27 @@ def fit_all(
             and so never have any: fits with different numbers of components can be one program.
         tol: () see `em`.
         reg_covar: () see `em`.
+        structure: the covariance type; of each model, with a leading axis, where that is data.
         n_models: () how many of the models are wanted; what the others become says nothing.
         init: one of `STARTS`, or "given".
         n_init: number of restarts.
         settings: static choices.
-        form: of the "full" covariances of each model, with a leading axis.
 
     Returns:
         Results, with a leading axis M.
     """
     n_tasks = keys.shape[0] * n_init
     weights, unit = in_own_unit(weights)
-    problems = Problems(problem_of_each(x, weights, reg_covar, active, settings, form), n_init)
+    problems = Problems(problem_of_each(x, weights, reg_covar, active, structure), n_init)
 
     def start(task: Array) -> GaussianMixture:
         problem, model = problems.of(task), task // n_init
         if isinstance(given, GaussianMixture):
             mixture = jax.tree.map(lambda leaf: leaf[model], given)
-            return stored_as(
-                settings.covariance_type, problem.rows.standardization.transform_start(mixture)
-            )
+            return problem.start_at(mixture)
         if given is None:
             key = jax.random.fold_in(keys[model], task % n_init)
-            least = least_rows(settings.covariance_type, problem.form, x.shape[-1])
+            least = least_rows(problem.structure, x.shape[-1])
             responsibilities = STARTS[init](
                 key, lax.stop_gradient(problem.rows), active[model], least
             )
@@ -214,9 +216,8 @@ def fit_all(
             responsibilities,
             problem.rows,
             active[model],
-            settings.covariance_type,
+            problem.structure,
             problem.regularization,
-            problem.form,
             pseudocounts=given is None,
         )
 
@@ -233,22 +234,20 @@ def problem_of_each(
     weights: Array,
     reg_covar: ArrayLike,
     active: Array,
-    settings: Settings,
-    form: TracedStructure | None = None,
+    structure: AnyStructure,
 ) -> Problem:
     """The problem that all models have, or those of all, with a leading axis; see `fit_all`."""
     n_models, n_components = active.shape
 
-    def of_data(x: Array, weights: Array, form: TracedStructure | None) -> Problem:
-        return problem_of(x, weights, reg_covar, n_components, settings.covariance_type, form)
-
-    if x.ndim == 2 and weights.ndim == 1 and form is None:
-        return of_data(x, weights, None)
+    of_each = bool(jax.tree.leaves(structure))
+    if x.ndim == 2 and weights.ndim == 1 and not of_each:
+        return problem_of(x, weights, reg_covar, n_components, structure)
 
     def of_model(model: Array) -> Problem:
         own_x = x[model] if x.ndim == 3 else x
         own_weights = weights[model] if weights.ndim == 2 else weights
-        problem = of_data(own_x, own_weights, jax.tree.map(lambda flag: flag[model], form))
+        own = jax.tree.map(lambda flag: flag[model], structure)
+        problem = problem_of(own_x, own_weights, reg_covar, n_components, own)
         return problem._replace(rows=Rows(problem.rows.standardization, none, none))
 
     none = jnp.zeros((), x.dtype)

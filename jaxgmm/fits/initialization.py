@@ -10,8 +10,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from jaxgmm.arrays.numerics import varying
-from jaxgmm.covariances.structures import structure_named
-from jaxgmm.covariances.traced import TracedStructure
+from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.fits.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.accumulation import accumulate_hard, accumulate_soft
@@ -130,30 +129,25 @@ STARTS: dict[str, Callable[[Array, Rows, Array, Array], Responsibilities]] = {
 }
 
 
-def least_rows(covariance_type: str, form: TracedStructure | None, n_features: int) -> Array:
+def least_rows(structure: AnyStructure, n_features: int) -> Array:
     """The rows that a part of a partition must have for a component to start from it: ().
 
     Twice as many as it takes to have a covariance of its own, or one where all have the same.
 
     Args:
-        covariance_type: of the fit.
-        form: of "full" covariances.
+        structure: the covariance type.
         n_features: D.
     """
-    structure = structure_named(covariance_type)
-    of_row = (structure.shared, not structure.full_second_moment)
-    shared, diagonal = of_row if form is None else (form.shared, form.diagonal)
-    needed = jnp.where(diagonal, 2, n_features + 1)
-    return jnp.where(shared, 1, 2 * needed)
+    needed = jnp.where(structure.diagonal, 2, n_features + 1)
+    return jnp.where(structure.shared, 1, 2 * needed)
 
 
 def start_from(
     responsibilities: Responsibilities,
     rows: Rows,
     active: Array,
-    covariance_type: str,
+    structure: AnyStructure,
     regularization: Array,
-    form: TracedStructure | None = None,
     *,
     pseudocounts: bool,
 ) -> GaussianMixture:
@@ -163,12 +157,11 @@ def start_from(
         responsibilities: of some rows, see `expectation.accumulate_soft`.
         rows: the data.
         active: (K,) bool, which components there are; the others have no weight.
-        covariance_type: of the mixture.
+        structure: the covariance type.
         regularization: (D,) variances in standardized coordinates.
-        form: of "full" covariances.
-        lend: whether components too small for a covariance borrow, see `add_pseudocounts`.
+        pseudocounts: whether components too small for a covariance borrow, see `add_pseudocounts`.
     """
-    full_second_moment = structure_named(covariance_type).full_second_moment
+    full_second_moment = structure.full_second_moment
     if isinstance(responsibilities, Nearest):
         centers = responsibilities.reachable()
         statistics = accumulate_hard(rows, responsibilities, centers, full_second_moment)
@@ -183,7 +176,7 @@ def start_from(
         statistics = add_pseudocounts(statistics, jnp.where(active, average_row, 0))
     healthy = or_noise(statistics, active)
     added = jnp.where(jnp.isfinite(regularization), regularization, 0)
-    return maximize(healthy, covariance_type, None, added, form)
+    return maximize(structure, healthy, None, added)
 
 
 def or_noise(statistics: SufficientStatistics, active: Array) -> SufficientStatistics:

@@ -169,7 +169,7 @@ class Restarts(NamedTuple):
 
     def begin(self, start: GaussianMixture) -> Loop:
         """A loop from a start."""
-        return begin(start, self.tol, self.settings)
+        return begin(self.problems.problem.structure, start, self.tol, self.settings)
 
     def going(self, loops: Loop) -> Array:
         """Mask of the loops that have another step to take: (M·R,) bool."""
@@ -266,7 +266,7 @@ class Restarts(NamedTuple):
         """Mask of the components that have enough rows for two: (K,) bool."""
         weights = problem.rows.weights
         n_rows = effective_rows(jnp.sum(weights), jnp.sum(weights**2))
-        least = least_rows(self.settings.covariance_type, problem.form, mixture.n_features)
+        least = least_rows(problem.structure, mixture.n_features)
         return mixture.weights * n_rows >= least.astype(n_rows.dtype)
 
     def chosen(self, loops: Loop, healthy: Array, others: Array) -> Array:

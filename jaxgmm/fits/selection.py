@@ -22,7 +22,7 @@ from jaxgmm.arrays.validation import (
     check_known,
     check_n_components,
 )
-from jaxgmm.covariances.structures import STRUCTURES
+from jaxgmm.covariances.structures import SWEPT, structure_named
 from jaxgmm.execution.tasks import at
 from jaxgmm.fits.batching import check_batch
 from jaxgmm.fits.criteria import criteria_of, free_parameters
@@ -104,7 +104,7 @@ def select(
     key: Array,
     x: ArrayLike,
     n_components: int | Iterable[int],
-    covariance_type: str | Iterable[str] = tuple(STRUCTURES),
+    covariance_type: str | Iterable[str] = SWEPT,
     *,
     criterion: str = "bic",
     n_folds: int = 5,
@@ -127,7 +127,7 @@ def select(
         key: a JAX PRNG key; each number of components has its own, which all types share.
         x: (N, D).
         n_components: numbers of components to try, for example `range(1, 10)`.
-        covariance_type: names to try; all six by default.
+        covariance_type: names to try, see `fit`; the first six by default.
         criterion: "bic", "aic" or "icl", of which lower is better; or "cv": log-likelihood per
             unit of weight of rows that were held out of the fit, averaged over folds, of which
             higher is better.
@@ -197,7 +197,7 @@ def select_batch(
     key: Array,
     x: ArrayLike,
     n_components: int | Iterable[int],
-    covariance_type: str | Iterable[str] = tuple(STRUCTURES),
+    covariance_type: str | Iterable[str] = SWEPT,
     *,
     criterion: str = "bic",
     n_folds: int = 5,
@@ -338,7 +338,9 @@ def result_of(fits: Fits, candidate: Candidate) -> FitResult:
         return jnp.asarray(leaf[:n_components] if owned else leaf)
 
     result = jax.tree.map(cut, result)
-    return replace(result, mixture=stored_as(candidate.covariance_type, result.mixture))
+    return replace(
+        result, mixture=stored_as(structure_named(candidate.covariance_type), result.mixture)
+    )
 
 
 def at_edge(table: np.ndarray, winner: int) -> bool:
@@ -355,8 +357,7 @@ def _checked_sweep(
     given = n_components if isinstance(n_components, Iterable) else [n_components]
     counts = [check_n_components(count, n_rows) for count in given]
     types = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
-    for name in types:
-        check_choice("covariance_type", name, STRUCTURES)
+    types = [structure_named(name).name for name in types]
     if not counts or not types:
         raise ValueError("n_components and covariance_type must not be empty")
     return [Candidate(count, name) for count in counts for name in types]

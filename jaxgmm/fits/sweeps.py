@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgmm.covariances.traced import TracedStructure
+from jaxgmm.covariances.structures import structure_named
+from jaxgmm.covariances.traced import AnyStructure, TracedStructure
 from jaxgmm.execution.blocks import fit_blocks
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.tasks import at, in_blocks, slots_for
@@ -52,18 +53,27 @@ def groups_of(candidates: list[Candidate], shape: tuple[int, ...]) -> list[Group
     weight, and large data with the next power of two.
     """
     n_rows, n_features = shape[-2:]
-    everything = range(len(candidates))
-    types = list(dict.fromkeys(candidate.covariance_type for candidate in candidates))
     largest = max(candidate.n_components for candidate in candidates)
-    if len(types) > 1 and n_rows * largest * n_features**2 <= TINY_PASS:
-        return [Group([*everything], largest, None)]
-    if n_rows * largest * n_features <= SMALL_PASS:
-        return [
-            Group([i for i in everything if candidates[i].covariance_type == name], largest, name)
-            for name in types
-        ]
-    sizes = [min(largest, 1 << (count - 1).bit_length()) for count, _ in candidates]
-    return [Group([i], sizes[i], candidates[i].covariance_type) for i in everything]
+
+    def padded(numbers: list[int]) -> list[Group]:
+        """Rows of the same type: all together, or each by itself."""
+        name = candidates[numbers[0]].covariance_type
+        if n_rows * largest * n_features <= SMALL_PASS:
+            return [Group(numbers, largest, name)]
+        counts = [candidates[number].n_components for number in numbers]
+        sizes = [min(largest, 1 << (count - 1).bit_length()) for count in counts]
+        return [Group([number], size, name) for number, size in zip(numbers, sizes, strict=True)]
+
+    numbers_of: dict[str, list[int]] = {}
+    for number, candidate in enumerate(candidates):
+        numbers_of.setdefault(candidate.covariance_type, []).append(number)
+    as_data = [name for name in numbers_of if not structure_named(name).coupled]
+    groups = []
+    if len(as_data) > 1 and n_rows * largest * n_features**2 <= TINY_PASS:
+        together = sorted(number for name in as_data for number in numbers_of.pop(name))
+        groups.append(Group(together, largest, None))
+    groups += [group for numbers in numbers_of.values() for group in padded(numbers)]
+    return sorted(groups, key=lambda group: group.numbers)
 
 
 class Fits(NamedTuple):
@@ -122,14 +132,14 @@ def fit_group(
             *numbers,
             TracedStructure.of([model.covariance_type for model in models])
             if own_type is None
-            else None,
+            else structure_named(own_type),
         ),
         (True, x.ndim == 3, weights.ndim == 2, True, True, False, False, True),
         len(models),
         len(models) * x.shape[-2] * x.shape[-1],
         init=init,
         n_init=n_init,
-        settings=Settings(own_type or "full", max_iter, "implicit", history=False, accelerate=None),
+        settings=Settings(max_iter, "implicit", history=False, accelerate=None),
     )
     return jax.tree.map(np.asarray, fits)
 
@@ -143,7 +153,7 @@ def _fit_each(
     active: Array,
     tol: Array,
     reg_covar: Array,
-    form: TracedStructure | None,
+    structure: AnyStructure,
     n_wanted: Array,
     init: str,
     n_init: int,
@@ -154,8 +164,8 @@ def _fit_each(
     seen = weights
     if kept is not None:
         seen = jnp.where(jnp.asarray(kept), jnp.broadcast_to(weights, kept.shape), 0)
-    numbers = (tol, reg_covar, n_wanted)
-    results = fit_all(keys, x, seen, None, active, *numbers, init, n_init, settings, form)
+    data = (keys, x, seen, None, active, tol, reg_covar, structure, n_wanted)
+    results = fit_all(*data, init, n_init, settings)
 
     def judged(model: Array) -> tuple[Array, Array]:
         mixture = at(results.mixture, model)

@@ -14,8 +14,7 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import at_least, einsum, in_own_unit, logsumexp, varying
 from jaxgmm.arrays.validation import check_choice, check_fit_arguments
-from jaxgmm.covariances.storage import Spherical
-from jaxgmm.covariances.structures import structure_named
+from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture
@@ -49,7 +48,11 @@ class StandardErrors:
 
 
 def observed_information(
-    mixture: GaussianMixture, x: ArrayLike, weights: ArrayLike | None = None
+    mixture: GaussianMixture,
+    x: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    covariance_type: str | None = None,
 ) -> Array:
     """The negative Hessian of the log-likelihood in the coordinates of `unconstrain`: (P, P).
 
@@ -57,24 +60,28 @@ def observed_information(
         mixture: K components, all with weight.
         x: (N, D).
         weights: (N,) sample weights.
+        covariance_type: as which it was estimated; by default what the storage says.
 
     Returns:
         Symmetric; rows and columns are in the order of
-        `jax.flatten_util.ravel_pytree(jaxgmm.unconstrain(mixture))`. Its inverse is the asymptotic
-        covariance of these coordinates at a maximum.
+        `ravel_pytree(jaxgmm.unconstrain(mixture, covariance_type))` of `jax.flatten_util`. Its
+        inverse is the asymptotic covariance of these coordinates at a maximum.
 
     Raises:
         TypeError: x is not numeric.
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
-    return _observed_information(*check_fit_arguments(mixture, x, weights))
+    structure = structure_named(covariance_type or mixture.covariance_type)
+    return _observed_information(*check_fit_arguments(mixture, x, weights), structure)
 
 
 @PlatformProgram
-def _observed_information(mixture: GaussianMixture, x: Array, weights: Array) -> Array:
+def _observed_information(
+    mixture: GaussianMixture, x: Array, weights: Array, structure: Structure
+) -> Array:
     weights, unit = in_own_unit(weights)
     rows = as_they_are(x, weights)
-    point, unravel = ravel_pytree(varying(unconstrain(mixture), rows))
+    point, unravel = ravel_pytree(varying(unconstrain(mixture, structure.name), rows))
 
     def log_likelihood(point: Array) -> Array:
         moved = constrain(unravel(point))
@@ -100,6 +107,7 @@ def standard_errors(
     weights: ArrayLike | None = None,
     *,
     kind: str = "sandwich",
+    covariance_type: str | None = None,
 ) -> StandardErrors:
     """Asymptotic standard errors of a maximum likelihood fit.
 
@@ -109,6 +117,7 @@ def standard_errors(
         weights: (N,) sample weights, which are counts: an integer weight is a repeated row.
         kind: "sandwich", which holds for data that are no mixture of Gaussians, too, or
             "information", the inverse of `observed_information`.
+        covariance_type: as which it was estimated; by default what the storage says.
 
     Returns:
         `StandardErrors`, by the delta method. NaN, with a warning where values are known, where the
@@ -132,7 +141,8 @@ def standard_errors(
     """
     check_choice("kind", kind, ("sandwich", "information"))
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    errors = _standard_errors(mixture, x, weights, kind)
+    structure = structure_named(covariance_type or mixture.covariance_type)
+    errors = _standard_errors(mixture, x, weights, structure, kind=kind)
     if is_concrete(errors.means) and bool(jnp.any(jnp.isnan(errors.means))):
         warnings.warn(
             "the data don't determine all parameters of this mixture, and its standard errors are "
@@ -145,14 +155,13 @@ def standard_errors(
 
 @partial(PlatformProgram, static_argnames="kind")
 def _standard_errors(
-    mixture: GaussianMixture, x: Array, weights: Array, kind: str
+    mixture: GaussianMixture, x: Array, weights: Array, structure: Structure, kind: str
 ) -> StandardErrors:
-    structure = structure_named(mixture.covariance_type)
     weights, unit = in_own_unit(weights)
-    standardization = standardization_of(x, weights, isinstance(mixture.covariance, Spherical))
+    standardization = standardization_of(x, weights, structure.isotropic)
     rows = Rows(standardization, x, weights)
     center = standardization.transform(mixture)
-    origin, unravel = ravel_pytree(varying(zero_tangent(center), rows))
+    origin, unravel = ravel_pytree(varying(zero_tangent(center, structure.chart), rows))
 
     def mixture_at(step: Array) -> GaussianMixture:
         return retraction(center, unravel(step))

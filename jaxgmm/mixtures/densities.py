@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jaxgmm.arrays.chunks import chunk_size, map_over_chunks
 from jaxgmm.arrays.numerics import all_in_batch, at_most, einsum, log_softmax, logsumexp
-from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
+from jaxgmm.covariances.storage import Covariance, whiten_columns
 from jaxgmm.execution.programs import PlatformProgram
 
 
@@ -20,16 +20,7 @@ def log_normalizer(covariance: Covariance, n_features: int) -> Array:
 
 def standardized(covariance: Covariance, means: Array, x: Array) -> Array:
     """L_k⁻¹ (x - μ_k), rows last, which is fastest: (N, D) -> (K, D, N)."""
-    difference = x.T[None] - means[:, :, None]
-    match covariance:
-        case Full():
-            shape = (*means.shape, means.shape[1])
-            inverse = jnp.broadcast_to(covariance.inverse_factor(), shape)
-            return einsum("kij,kjn->kin", inverse, difference)
-        case Diagonal(scale):
-            return difference / scale[:, :, None]
-        case Spherical(scale):
-            return difference / scale[:, None, None]
+    return whiten_columns(covariance, x.T[None] - means[:, :, None])
 
 
 def log_density(covariance: Covariance, means: Array, x: Array) -> Array:

@@ -54,7 +54,7 @@ class GaussianMixture:
             weights: (K,) non-negative, summing to 1.
             means: (K, D).
             covariances: variances, not standard deviations: full (K, D, D), tied (D, D),
-                diag (K, D), spherical (K,), tied_diag (D,), tied_spherical ().
+                diag and VEI (K, D), spherical (K,), tied_diag (D,), tied_spherical ().
             covariance_type: one of these names.
 
         Raises:
@@ -94,7 +94,16 @@ class GaussianMixture:
         if is_concrete(weights, means, covariances):
             with jax.ensure_compile_time_eval():
                 _check_values(weights, means, covariances, structure.full_second_moment)
-        return cls(jnp.log(weights), means, structure.store(covariances))
+        covariance = structure.store(covariances)
+        if structure.coupled and is_concrete(covariances):
+            with jax.ensure_compile_time_eval():
+                good = structure.conforms(covariance, n_features)
+            if not good:
+                raise ValueError(
+                    f"covariances must have what covariance_type={structure.name!r} says in "
+                    f"common, got {covariances}"
+                )
+        return cls(jnp.log(weights), means, covariance)
 
     def __repr__(self) -> str:
         """Kind and sizes: the arrays would fill pages."""

@@ -4,17 +4,17 @@
 free. So are the means, and the logarithms of ratios of mixing weights.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxgmm.arrays.numerics import log_softmax
 from jaxgmm.arrays.validation import check_mixture
-from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
+from jaxgmm.covariances.charts import Chart
+from jaxgmm.covariances.structures import structure_named
 from jaxgmm.mixtures.mixture import GaussianMixture
 
 
@@ -26,23 +26,25 @@ class Coordinates:
     Attributes:
         logits: (K - 1,) log w_k - log w_K.
         means: (K, D) in the data's units.
-        log_scale: logarithms of standard deviations, or of the diagonals of Cholesky factors:
-            (K or 1, D), or (K or 1,) for spherical covariances.
-        below: (K or 1, D (D - 1) / 2) what is below the diagonal of Cholesky factors, row by row;
-            None for diagonal and spherical covariances.
+        covariance: the free numbers of the covariances, a tree of arrays. Its `log_scale` are
+            logarithms of standard deviations or of the diagonals of Cholesky factors: (K or 1, D),
+            or (K or 1,) of spheres. Full ones also have `below`, what is below the diagonal, row
+            by row: (K or 1, D (D - 1) / 2).
+        chart: what makes covariances of these numbers. Static.
     """
 
     logits: Array
     means: Array
-    log_scale: Array
-    below: Array | None
+    covariance: Any
+    chart: Chart = field(metadata={"static": True})
 
 
-def unconstrain(mixture: GaussianMixture) -> Coordinates:
+def unconstrain(mixture: GaussianMixture, covariance_type: str | None = None) -> Coordinates:
     """The coordinates of a mixture.
 
     Args:
         mixture: K components with weights above 0; one without any has an infinite logit.
+        covariance_type: as which it was estimated; by default what the storage says.
 
     Returns:
         As many numbers as the mixture has free parameters; `constrain` is the inverse.
@@ -54,13 +56,8 @@ def unconstrain(mixture: GaussianMixture) -> Coordinates:
     """
     check_mixture(mixture)
     logits = mixture.log_weights[:-1] - mixture.log_weights[-1:]
-    match mixture.covariance:
-        case Full(scale_tril):
-            log_scale = jnp.log(jnp.diagonal(scale_tril, axis1=1, axis2=2))
-            below = scale_tril[:, *places_below(mixture.n_features)]
-        case Diagonal(scale) | Spherical(scale):
-            log_scale, below = jnp.log(scale), None
-    return Coordinates(logits, mixture.means, log_scale, below)
+    chart = structure_named(covariance_type or mixture.covariance_type).chart
+    return Coordinates(logits, mixture.means, chart.numbers(mixture.covariance), chart)
 
 
 def constrain(coordinates: Coordinates) -> GaussianMixture:
@@ -94,26 +91,5 @@ def constrain(coordinates: Coordinates) -> GaussianMixture:
             "batch use jax.vmap"
         )
     logits = jnp.pad(coordinates.logits, (0, 1))
-    covariance = _covariance(coordinates)
+    covariance = coordinates.chart.covariance(coordinates.covariance)
     return GaussianMixture(log_softmax(logits), coordinates.means, covariance)
-
-
-def _covariance(coordinates: Coordinates) -> Covariance:
-    scale = jnp.exp(coordinates.log_scale)
-    if coordinates.below is not None:
-        return Full(lower_triangular(scale, coordinates.below))
-    return Spherical(scale) if scale.ndim == 1 else Diagonal(scale)
-
-
-def lower_triangular(diagonal: Array, below: Array) -> Array:
-    """Matrices (K, D, D) from their diagonals (K, D) and what is below them, row by row."""
-    n_features = diagonal.shape[1]
-    place = np.full((n_features, n_features), -1)
-    place[np.diag_indices(n_features)] = np.arange(n_features)
-    place[places_below(n_features)] = n_features + np.arange(below.shape[1])
-    zero = jnp.zeros_like(diagonal[:, :1])
-    return jnp.concatenate([diagonal, below, zero], axis=1)[:, place]
-
-
-def places_below(n_features: int) -> tuple[Any, Any]:
-    return np.tril_indices(n_features, -1)

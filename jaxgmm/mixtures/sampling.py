@@ -10,7 +10,14 @@ from jax.scipy.stats import norm
 
 from jaxgmm.arrays.chunks import map_over_chunks
 from jaxgmm.arrays.numerics import einsum, inverse_of_lower, log_softmax, varying
-from jaxgmm.covariances.storage import Covariance, Full, diagonal_of_factors, pick, with_inverse
+from jaxgmm.covariances.storage import (
+    Covariance,
+    diagonal_of_factors,
+    factors,
+    is_diagonal,
+    pick,
+    with_inverse,
+)
 
 Parameters = tuple[Array, Array, Covariance]
 
@@ -68,9 +75,9 @@ def draw_labels(weights: Array, key: Array, n: int) -> Array:
 
 def _unwhitened(covariance: Covariance, labels: Array, noise: Array) -> Array:
     """L z of each row's own component: (n, D), without (n, D, D) numbers."""
-    if not isinstance(covariance, Full):
+    if is_diagonal(covariance):
         return pick(covariance, labels).unwhiten(noise)
-    columns = jnp.swapaxes(covariance.scale_tril, 1, 2)
+    columns = jnp.swapaxes(factors(covariance, noise.shape[1]), 1, 2)
 
     @jax.checkpoint
     def with_column(j: Array, total: Array) -> Array:

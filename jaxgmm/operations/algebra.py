@@ -22,7 +22,8 @@ from jaxgmm.arrays.numerics import einsum, shifted_exponentials
 from jaxgmm.arrays.placement import check_points
 from jaxgmm.arrays.reflections import factor_of_root
 from jaxgmm.arrays.validation import check_mixture, check_static
-from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical, factors
+from jaxgmm.covariances.storage import Full, factors, is_diagonal
+from jaxgmm.covariances.transformations import of_features
 from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.densities import far_density, log_shares, standardized
 from jaxgmm.mixtures.mixture import GaussianMixture
@@ -211,13 +212,7 @@ def _pick(array: Array, indices: tuple[int, ...]) -> Array:
 
 @partial(jax.jit, static_argnames="kept")
 def _marginal(mixture: GaussianMixture, kept: tuple[int, ...]) -> GaussianMixture:
-    match mixture.covariance:
-        case Full(scale_tril):
-            covariance: Covariance = Full(factor_of_root(scale_tril[:, np.array(kept)]))
-        case Diagonal(scale):
-            covariance = Diagonal(_pick(scale, kept))
-        case Spherical():
-            covariance = mixture.covariance
+    covariance = of_features(mixture.covariance, kept)
     return replace(mixture, means=_pick(mixture.means, kept), covariance=covariance)
 
 
@@ -228,14 +223,13 @@ def _split(mixture: GaussianMixture, given: tuple[int, ...]) -> tuple[Any, ...]:
     from their means, standardized; it is None where features are independent within components.
     """
     rest = _rest(given, mixture.n_features)
-    match mixture.covariance:
-        case Full(scale_tril):
-            n_given = len(given)
-            factor = factor_of_root(scale_tril[:, np.array(given + rest)])
-            covariance = Full(factor[:, :n_given, :n_given])
-            known = replace(mixture, means=_pick(mixture.means, given), covariance=covariance)
-            return known, factor[:, n_given:, :n_given], Full(factor[:, n_given:, n_given:])
-    return _marginal(mixture, given), None, _marginal(mixture, rest).covariance
+    if is_diagonal(mixture.covariance):
+        return _marginal(mixture, given), None, of_features(mixture.covariance, rest)
+    n_given = len(given)
+    factor = factors(of_features(mixture.covariance, given + rest), mixture.n_features)
+    covariance = Full(factor[:, :n_given, :n_given])
+    known = replace(mixture, means=_pick(mixture.means, given), covariance=covariance)
+    return known, factor[:, n_given:, :n_given], Full(factor[:, n_given:, n_given:])
 
 
 def _means_of_rest(

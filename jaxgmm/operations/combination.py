@@ -12,15 +12,15 @@ from jaxgmm.arrays.numerics import einsum, log_softmax, square_root, varying
 from jaxgmm.arrays.reflections import factor_of_root
 from jaxgmm.arrays.validation import check_count, check_mixture
 from jaxgmm.covariances.storage import (
-    Covariance,
-    Diagonal,
     Full,
-    Spherical,
     diagonal_of_factors,
     factors,
+    is_isotropic,
 )
+from jaxgmm.covariances.transformations import of_diagonals
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.operations.pairs import (
+    are_diagonal,
     bhattacharyya_distances,
     check_pair,
     is_shared,
@@ -137,29 +137,26 @@ def _products(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
     n_features = p.n_features
     first, second = side_by_side(p, q, p.means, q.means)
     apart = (second - first)[None]
-    match p.covariance, q.covariance:
-        case (Full(), _) | (_, Full()):
-            # Of b = a + noise, once it is known to be zero, a has the product's distribution.
-            both = (factors(mixture.covariance, n_features) for mixture in (p, q))
-            of_p, of_q = side_by_side(p, q, *both)
-            below = jnp.concatenate([of_p, jnp.zeros_like(of_p)], axis=2)
-            root = jnp.concatenate([jnp.concatenate([of_p, of_q], axis=2), below], axis=1)
-            factor = factor_of_root(root)
-            total: Covariance = Full(factor[:, :n_features, :n_features])
-            z = total.whiten(apart)[0]
-            across = factor[:, n_features:, :n_features]
-            step = jnp.broadcast_to(einsum("kij,kj->ki", across, z), first.shape)
-            covariance: Covariance = Full(factor[:, n_features:, n_features:])
-        case _:
-            total = sums_of_covariances(p, q)
-            z = total.whiten(apart)[0]
-            both = (diagonal_of_factors(mixture.covariance, n_features) for mixture in (p, q))
-            of_p, of_q = side_by_side(p, q, *both)
-            share = of_p / jnp.hypot(of_p, of_q)
-            step = of_p * share * z
-            scale = of_q * share
-            both_spherical = isinstance(total, Spherical)
-            covariance = Spherical(scale[:, 0]) if both_spherical else Diagonal(scale)
+    if are_diagonal(p, q):
+        total = sums_of_covariances(p, q)
+        z = total.whiten(apart)[0]
+        both = (diagonal_of_factors(mixture.covariance, n_features) for mixture in (p, q))
+        of_p, of_q = side_by_side(p, q, *both)
+        share = of_p / jnp.hypot(of_p, of_q)
+        step = of_p * share * z
+        covariance = of_diagonals(of_q * share, is_isotropic(total))
+    else:
+        # Of b = a + noise, once it is known to be zero, a has the product's distribution.
+        both = (factors(mixture.covariance, n_features) for mixture in (p, q))
+        of_p, of_q = side_by_side(p, q, *both)
+        below = jnp.concatenate([of_p, jnp.zeros_like(of_p)], axis=2)
+        root = jnp.concatenate([jnp.concatenate([of_p, of_q], axis=2), below], axis=1)
+        factor = factor_of_root(root)
+        total = Full(factor[:, :n_features, :n_features])
+        z = total.whiten(apart)[0]
+        across = factor[:, n_features:, :n_features]
+        step = jnp.broadcast_to(einsum("kij,kj->ki", across, z), first.shape)
+        covariance = Full(factor[:, n_features:, n_features:])
     log_weights = p.log_weights[:, None] + q.log_weights[None]
     log_weights += log_overlaps_of_sums(p, q, total, z)
     return GaussianMixture(log_weights.ravel(), first + step, covariance)

@@ -18,12 +18,13 @@ from jaxgmm.arrays.reflections import factor_of_root
 from jaxgmm.arrays.validation import check_mixture
 from jaxgmm.covariances.storage import (
     Covariance,
-    Diagonal,
     Full,
-    Spherical,
     diagonal_of_factors,
     factors,
+    is_diagonal,
+    is_isotropic,
 )
+from jaxgmm.covariances.transformations import of_diagonals
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture
 
@@ -119,24 +120,25 @@ def is_shared(mixture: GaussianMixture) -> bool:
     return jax.tree.leaves(mixture.covariance)[0].shape[0] == 1
 
 
+def are_diagonal(p: GaussianMixture, q: GaussianMixture) -> bool:
+    """Whether features are independent within the components of both."""
+    return is_diagonal(p.covariance) and is_diagonal(q.covariance)
+
+
 def numbers_of_sums(p: GaussianMixture, q: GaussianMixture) -> int:
     """The size of the largest array on the way to sums of one covariance of p's and all of q's."""
-    dense = isinstance(p.covariance, Full) or isinstance(q.covariance, Full)
-    return q.means.size * (2 * p.n_features if dense else 1)
+    return q.means.size * (1 if are_diagonal(p, q) else 2 * p.n_features)
 
 
 def sums_of_covariances(p: GaussianMixture, q: GaussianMixture) -> Covariance:
     """Σ_a + Σ_b of all pairs: with leading axis K₁·K₂, or 1."""
     n_features = p.n_features
-    match p.covariance, q.covariance:
-        case Spherical(first), Spherical(second):
-            return Spherical(jnp.hypot(*side_by_side(p, q, first, second)))
-        case (Full(), _) | (_, Full()):
-            both = (factors(mixture.covariance, n_features) for mixture in (p, q))
-            return Full(factor_of_root(jnp.concatenate(side_by_side(p, q, *both), axis=2)))
-        case _:
-            both = (diagonal_of_factors(mixture.covariance, n_features) for mixture in (p, q))
-            return Diagonal(jnp.hypot(*side_by_side(p, q, *both)))
+    if are_diagonal(p, q):
+        both = (diagonal_of_factors(mixture.covariance, n_features) for mixture in (p, q))
+        isotropic = is_isotropic(p.covariance) and is_isotropic(q.covariance)
+        return of_diagonals(jnp.hypot(*side_by_side(p, q, *both)), isotropic)
+    both = (factors(mixture.covariance, n_features) for mixture in (p, q))
+    return Full(factor_of_root(jnp.concatenate(side_by_side(p, q, *both), axis=2)))
 
 
 def log_overlaps(p: GaussianMixture, q: GaussianMixture) -> Array:
@@ -182,7 +184,7 @@ def kl_divergences(p: GaussianMixture, q: GaussianMixture) -> Array:
     `kl_between_covariances`. However far, too: where a ratio of factors is not near 1 its logarithm
     is a difference.
     """
-    independent = not (isinstance(p.covariance, Full) or isinstance(q.covariance, Full))
+    independent = are_diagonal(p, q)
 
     def of_some(some: GaussianMixture) -> Array:
         own, other = (diagonal_of_factors(m.covariance, p.n_features) for m in (some, q))
@@ -216,7 +218,7 @@ def squared_wasserstein_distances(p: GaussianMixture, q: GaussianMixture) -> Arr
     L_bᵀ L_a; of diagonal factors it is the identity. As it is the best, a change of it changes
     nothing to first order: derivatives pass by.
     """
-    independent = not (isinstance(p.covariance, Full) or isinstance(q.covariance, Full))
+    independent = are_diagonal(p, q)
 
     def of_some(some: GaussianMixture) -> Array:
         if independent:

@@ -12,8 +12,6 @@ gains are small the loop goes on with plain steps; if these don't confirm that n
 accelerates again.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +21,8 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxgmm.arrays.numerics import cholesky, difference, einsum, inverse_of_lower, log_softmax
-from jaxgmm.covariances.storage import Covariance, variances
+from jaxgmm.covariances.charts import Chart
+from jaxgmm.covariances.storage import variances
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.solvers.convergence import CONFIRMATIONS, Progress, Step
 
@@ -39,51 +38,39 @@ PATIENCE = 2 * CONFIRMATIONS
 LOWEST_THRESHOLD = 1e-3
 
 
-def coordinates(mixture: GaussianMixture) -> GaussianMixture:
-    """The same tree with logarithms of all scales, so that what is added to it stays a mixture."""
-    return replace(mixture, covariance=_map_scales(jnp.log, mixture.covariance))
+class Point(NamedTuple):
+    """A mixture as numbers that may be extrapolated: what is added to them stays a mixture.
+
+    Attributes:
+        log_weights: (K,).
+        means: (K, D).
+        covariance: numbers of the chart.
+    """
+
+    log_weights: Array
+    means: Array
+    covariance: Any
 
 
-def mixture_at(coordinates: GaussianMixture) -> GaussianMixture:
-    """The mixture that has these coordinates; weights are made to sum to 1."""
-    return GaussianMixture(
-        log_softmax(coordinates.log_weights),
-        coordinates.means,
-        _map_scales(jnp.exp, coordinates.covariance),
-    )
+def point_of(chart: Chart, mixture: GaussianMixture) -> Point:
+    """The numbers of a mixture."""
+    return Point(mixture.log_weights, mixture.means, chart.numbers(mixture.covariance))
 
 
-def metric(mixture: GaussianMixture) -> GaussianMixture:
-    """What small changes of coordinates have to be multiplied by, so that the sum of their squares
-    is of the size of the Kullback-Leibler divergence between the mixtures."""
+def mixture_at(chart: Chart, point: Point) -> GaussianMixture:
+    """The mixture that has these numbers; weights are made to sum to 1."""
+    covariance = chart.covariance(point.covariance)
+    return GaussianMixture(log_softmax(point.log_weights), point.means, covariance)
+
+
+def metric(chart: Chart, mixture: GaussianMixture) -> Point:
+    """What small changes of numbers have to be multiplied by, so that the sum of their squares is
+    of the size of the Kullback-Leibler divergence between the mixtures."""
     share = jnp.sqrt(mixture.weights)
     per_unit = 1 / jnp.sqrt(variances(mixture.covariance, mixture.n_features))
-
-    def of_scales(scales: Array) -> Array:
-        of_each = jnp.ones_like(scales)
-        if scales.ndim == 3:
-            of_each = jnp.where(_diagonal(scales), 1, per_unit[:, :, None])
-        owned = scales.shape[0] == share.size
-        return of_each * share.reshape(-1, *(1,) * (scales.ndim - 1)) if owned else of_each
-
-    of_covariance = jax.tree.map(of_scales, mixture.covariance)
-    return GaussianMixture(share, share[:, None] * per_unit, of_covariance)
-
-
-def _diagonal(scales: Array) -> Array:
-    return jnp.eye(scales.shape[-1], dtype=bool)[None]
-
-
-def _map_scales(function: Callable[[Array], Array], covariance: Covariance) -> Covariance:
-    """The function of all scales: of a triangular factor, those on the diagonal."""
-
-    def of_leaf(leaf: Array) -> Array:
-        if leaf.ndim < 3:
-            return function(leaf)
-        diagonal = _diagonal(leaf)
-        return jnp.where(diagonal, function(jnp.where(diagonal, leaf, 1)), leaf)
-
-    return jax.tree.map(of_leaf, covariance)
+    owned = jax.tree.leaves(mixture.covariance)[0].shape[0] == share.size
+    of_covariance = chart.metric(mixture.covariance, share if owned else jnp.ones_like(share[:1]))
+    return Point(share, share[:, None] * per_unit, of_covariance)
 
 
 class Squarem(NamedTuple):
@@ -235,11 +222,11 @@ class Accelerator(NamedTuple):
     threshold: Array
 
     @classmethod
-    def begin(cls, start: GaussianMixture, method: Any, tol: Array) -> "Accelerator":
+    def begin(cls, chart: Chart, start: GaussianMixture, method: Any, tol: Array) -> "Accelerator":
         """Before the first step; `method` is one of `METHODS`."""
         lowest = jnp.asarray(-jnp.inf, tol.dtype)
         return cls(
-            memory=method.begin(ravel_pytree(start)[0]),
+            memory=method.begin(ravel_pytree(point_of(chart, start))[0]),
             safe=start,
             objective=lowest,
             floor=lowest,
@@ -260,11 +247,18 @@ class Accelerator(NamedTuple):
         return self.is_plain | higher | level
 
     def update(
-        self, tried: GaussianMixture, step: Step, finite: Array, weight: Array, tol: Array
+        self,
+        chart: Chart,
+        tried: GaussianMixture,
+        step: Step,
+        finite: Array,
+        weight: Array,
+        tol: Array,
     ) -> tuple[GaussianMixture, "Accelerator"]:
         """After a step: the mixture to be tried next, and what is remembered.
 
         Args:
+            chart: of the covariance type.
             tried: the mixture that was to be tried.
             step: from there.
             finite: () bool, whether its numbers are.
@@ -276,12 +270,12 @@ class Accelerator(NamedTuple):
         plain_steps, threshold = self.check(accepted, step, progress, tol)
         safe = jax.tree.map(partial(jnp.where, accepted), step.mixture, self.safe)
 
-        point, unravel = ravel_pytree(coordinates(tried))
-        image, _ = ravel_pytree(coordinates(step.mixture))
+        point, unravel = ravel_pytree(point_of(chart, tried))
+        image, _ = ravel_pytree(point_of(chart, step.mixture))
         residual = difference(image, point)
-        scales, _ = ravel_pytree(metric(tried))
+        scales, _ = ravel_pytree(metric(chart, tried))
         memory, target, far = self.memory.extrapolate(point, residual, scales)
-        candidate = mixture_at(unravel(target))
+        candidate = mixture_at(chart, unravel(target))
         accelerates = accepted & (plain_steps < 0)
         goes_far = accelerates & far & is_finite(candidate)
         following = jax.tree.map(partial(jnp.where, goes_far), candidate, safe)

@@ -4,13 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.arrays.numerics import is_positive_definite, smallest_variance
+from jaxgmm.arrays.numerics import smallest_variance
 from jaxgmm.covariances.storage import (
-    Full,
+    exceeds,
     kl_between_covariances,
     pick,
-    precision,
-    precision_diagonal,
     variances,
 )
 from jaxgmm.mixtures.mixture import GaussianMixture
@@ -46,16 +44,7 @@ def _held_up(mixture: GaussianMixture, regularization: Array) -> Array:
     covariance, n_features = mixture.covariance, mixture.n_features
     rounding = n_features * float(jnp.finfo(regularization.dtype).eps)
     added = regularization[None] + rounding * variances(covariance, n_features)
-    match covariance:
-        case Full():
-            root = jnp.sqrt(added)
-            shares = root[:, :, None] * precision(covariance, n_features) * root[:, None, :]
-            half = jnp.eye(n_features, dtype=added.dtype)[None] / 2
-            own_prevails = is_positive_definite(half - shares)
-        case _:
-            shares = added * precision_diagonal(covariance, n_features)
-            own_prevails = jnp.all(shares < 0.5, axis=1)
-    return jnp.broadcast_to(~own_prevails, (mixture.n_components,))
+    return jnp.broadcast_to(~exceeds(covariance, 2 * added), (mixture.n_components,))
 
 
 def twins(mixture: GaussianMixture) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from jaxgmm.arrays.numerics import in_own_unit, varying
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import check_count, check_fit_arguments, check_key
 from jaxgmm.covariances.storage import precision, precision_diagonal
+from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
@@ -25,7 +26,6 @@ from jaxgmm.solvers.newton import LocalModel
 from jaxgmm.solvers.results import FitResult, in_unit_of_weights
 from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.solvers.tangent import retraction, zero_tangent
-from jaxgmm.steps.maximization import stored_as
 from jaxgmm.steps.problem import Problem, problem_of, ready_to_whiten
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
@@ -129,9 +129,8 @@ def fit_gradient(
         [0.5, 0.5]
     """
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    settings = check_settings(
-        covariance_type or mixture.covariance_type, max_iter, None, "implicit", history
-    )
+    structure = structure_named(covariance_type or mixture.covariance_type)
+    settings = check_settings(max_iter, None, "implicit", history)
     key = None if key is None else check_key(key)
     optimizer = _default_optimizer(key is None) if optimizer is None else optimizer
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
@@ -141,7 +140,8 @@ def fit_gradient(
     batch_rows = check_count("batch_rows", batch_rows, 1)
     x, weights = with_padding(x, weights, (mixture, tol, reg_covar, key))
     numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
-    return _fit_gradient(mixture, x, weights, key, *numbers, optimizer, batch_rows, settings)
+    data = (mixture, x, weights, key, *numbers, structure)
+    return _fit_gradient(*data, optimizer=optimizer, batch_rows=batch_rows, settings=settings)
 
 
 @cache
@@ -158,20 +158,19 @@ def _fit_gradient(
     key: Array | None,
     tol: Array,
     reg_covar: Array,
+    structure: Structure,
     optimizer: optax.GradientTransformation,
     batch_rows: int,
     settings: Settings,
 ) -> FitResult:
-    covariance_type = settings.covariance_type
     weights, unit = in_own_unit(weights)
-    problem = problem_of(x, weights, reg_covar, mixture.n_components, covariance_type)
-    start = stored_as(covariance_type, problem.rows.standardization.transform_start(mixture))
-    fixed, begin = lax.stop_gradient((problem, start))
+    problem = problem_of(x, weights, reg_covar, mixture.n_components, structure)
+    fixed, begin = lax.stop_gradient((problem, problem.start_at(mixture)))
     end = _descend(fixed, begin, key, tol, optimizer, batch_rows, settings)
     found = retraction(begin, end.step)
     remaining = end.remaining
     if key is not None:
-        remaining, _ = LocalModel.of(fixed, found, covariance_type).gain_left(covariance_type)
+        remaining, _ = LocalModel.of(fixed, found).gain_left()
     found = as_maximum(problem, found, settings)
     trace = Trace(
         n_iter=end.n_iter,
@@ -204,7 +203,7 @@ def _descend(
         seen = problem
         if key is not None:
             seen = _drawn(problem, present, jax.random.fold_in(key, number), batch_rows)
-        objective = partial(objective_around, seen, start, covariance_type=settings.covariance_type)
+        objective = partial(objective_around, seen, start)
         value, new, state = _updated(optimizer, objective, descent, searches)
         found = retraction(start, new)
         finite = jnp.isfinite(value) & is_finite(found)
@@ -220,7 +219,7 @@ def _descend(
             noise = float(jnp.finfo(dtype).eps) * jnp.abs(value)
             remaining, look = lax.cond(
                 (gained <= jnp.maximum(tol, noise)) & (number >= look),
-                lambda: varying(_looked(problem, found, number, settings.covariance_type), new),
+                lambda: varying(_looked(problem, found, number), new),
                 lambda: varying((remaining, look), new),
             )
         return Descent(new, state, number + 1, value, finite, history, remaining, look)
@@ -229,7 +228,7 @@ def _descend(
         left = descent.remaining >= tol
         return left & descent.finite & (descent.n_iter < settings.max_iter)
 
-    first = Descent.begin(optimizer, zero_tangent(start), settings)
+    first = Descent.begin(optimizer, zero_tangent(start, problem.structure.chart), settings)
     # A line search ends with the value and the gradient that the next update begins with.
     kept = (optax.tree_utils.tree_get(first.state, name) for name in ("value", "grad"))
     searches = key is None and None not in kept
@@ -259,17 +258,13 @@ def _updated(
         return -value, optax.apply_updates(step, change), state
 
 
-def objective_around(
-    problem: Problem, start: GaussianMixture, step: Coordinates, covariance_type: str
-) -> Array:
+def objective_around(problem: Problem, start: GaussianMixture, step: Coordinates) -> Array:
     """The objective per unit of weight, a step away from a mixture: (), with its gradient.
 
     Value and gradient are from one pass over the data, see `curvature.py`.
     """
     mixture = retraction(start, step)
-    statistics = lax.stop_gradient(
-        problem.expected_statistics(ready_to_whiten(mixture), covariance_type)
-    )
+    statistics = lax.stop_gradient(problem.expected_statistics(ready_to_whiten(mixture)))
     expected = expected_log_density(mixture, statistics, problem.regularization)
     total = statistics.log_likelihood + expected - lax.stop_gradient(expected)
     return total / jnp.sum(problem.rows.weights)
@@ -304,12 +299,10 @@ def expected_log_density(
     return jnp.sum(count * logits) - squares / 2
 
 
-def _looked(
-    problem: Problem, mixture: GaussianMixture, number: Array, covariance_type: str
-) -> tuple[Array, Array]:
+def _looked(problem: Problem, mixture: GaussianMixture, number: Array) -> tuple[Array, Array]:
     """The gain still to come, and when to look again: after as many passes as this took."""
-    view = LocalModel.of(problem, mixture, covariance_type)
-    remaining, n_products = view.gain_left(covariance_type)
+    view = LocalModel.of(problem, mixture)
+    remaining, n_products = view.gain_left()
     later = number + jnp.maximum(n_products, PATIENCE)
     return remaining, later.astype(number.dtype)
 

@@ -34,32 +34,31 @@ def _differentiate_as_maximum(
 ) -> tuple[GaussianMixture, GaussianMixture]:
     problem, mixture = primals
     given, moving = (by_differences(problem),), (by_differences(tangents[0]),)
-    covariance_type = settings.covariance_type
 
     if settings.adjoint == "one_step":
         here = lax.stop_gradient(mixture)
 
         def next_mixture(problem: Problem) -> GaussianMixture:
-            return LocalModel.of(problem, here, covariance_type).em_step(covariance_type)
+            return LocalModel.of(problem, here).em_step()
 
         return mixture, jax.jvp(next_mixture, given, moving)[1]
 
-    maximizer = newton(*lax.stop_gradient((problem, mixture)), covariance_type).mixture
+    maximizer = newton(*lax.stop_gradient((problem, mixture))).mixture
     # Derivatives of these derivatives pass through the same rule.
     maximizer = as_maximum(problem, maximizer, settings)
 
     def score(problem: Problem) -> tuple[Array, LocalModel]:
-        model = LocalModel.of(problem, maximizer, covariance_type)
+        model = LocalModel.of(problem, maximizer)
         return model.gradient(), model
 
     _, score_moved, model = jax.jvp(score, given, moving, has_aux=True)
-    by_products = model._replace(problem=problem).information(covariance_type)
+    by_products = model._replace(problem=problem).information()
 
     def solve(_: Any, right_side: Array) -> Array:
         return conjugate_residuals(by_products, right_side, precise(right_side.dtype)).vector
 
     # Derivatives of the solution go through the form by differences.
-    system = model._replace(problem=given[0]).information(covariance_type)
+    system = model._replace(problem=given[0]).information()
     step = lax.custom_linear_solve(system, score_moved, solve, symmetric=True)
     origin, _ = model.origin()
     tangent = jax.jvp(model.mixture_at, (origin,), (step,))[1]

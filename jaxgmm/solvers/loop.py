@@ -11,6 +11,8 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.numerics import in_own_unit, varying
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import check_fit_arguments
+from jaxgmm.covariances.structures import Structure, structure_named
+from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.execution.programs import Program
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.solvers.acceleration import METHODS, Accelerator
@@ -21,7 +23,7 @@ from jaxgmm.solvers.newton import NEWTON_STEPS, newton
 from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights
 from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
 from jaxgmm.steps.expectation import total_log_prob
-from jaxgmm.steps.maximization import maximize, stored_as, with_penalty
+from jaxgmm.steps.maximization import with_penalty
 from jaxgmm.steps.problem import Problem, by_differences, problem_of, ready_to_whiten
 
 # The gain per unit of weight that is left where steps of Newton's method take over.
@@ -105,10 +107,11 @@ def em(
         [[1.0], [10.0]]
     """
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    covariance_type = covariance_type or mixture.covariance_type
-    settings = check_settings(covariance_type, max_iter, accelerate, adjoint, history, polish)
+    structure = structure_named(covariance_type or mixture.covariance_type)
+    settings = check_settings(max_iter, accelerate, adjoint, history, polish)
     x, weights = with_padding(x, weights, (mixture, tol, reg_covar))
-    return _em(mixture, x, weights, check_tol(tol, x), check_reg_covar(reg_covar, x), settings)
+    numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
+    return _em(mixture, x, weights, *numbers, structure, settings=settings)
 
 
 @partial(Program, static_argnames="settings")
@@ -118,15 +121,14 @@ def _em(
     weights: Array,
     tol: ArrayLike,
     reg_covar: ArrayLike,
+    structure: Structure,
     settings: Settings,
 ) -> FitResult:
     weights, unit = in_own_unit(weights)
-    problem = problem_of(x, weights, reg_covar, mixture.n_components, settings.covariance_type)
-    start = stored_as(
-        settings.covariance_type, problem.rows.standardization.transform_start(mixture)
-    )
+    problem = problem_of(x, weights, reg_covar, mixture.n_components, structure)
     active = jnp.ones(mixture.n_components, bool)
-    result = run(problem, start, active, jnp.asarray(tol, x.dtype), settings)
+    tol = jnp.asarray(tol, x.dtype)
+    result = run(problem, problem.start_at(mixture), active, tol, settings)
     return in_unit_of_weights(result, unit)
 
 
@@ -147,7 +149,7 @@ def run(
     else:
         fixed, first, limit = lax.stop_gradient((problem, start, tol))
         coarse = tol_of_steps(limit, settings)
-        loop = iterate(fixed, begin(first, coarse, settings), coarse, settings)
+        loop = iterate(fixed, begin(problem.structure, first, coarse, settings), coarse, settings)
         mixture, trace = polished(fixed, loop, limit, settings)
         mixture = as_maximum(problem, mixture, settings)
     return result_of(problem, mixture, trace, active, settings)
@@ -184,31 +186,28 @@ def result_of(
     )
 
 
-def step(
-    problem: Problem,
-    mixture: GaussianMixture,
-    covariance_type: str,
-    smallest_gain: ArrayLike = jnp.inf,
-) -> Step:
+def step(problem: Problem, mixture: GaussianMixture, smallest_gain: ArrayLike = jnp.inf) -> Step:
     """The step from a mixture; `smallest_gain` is for `expected_statistics`."""
     whitening = ready_to_whiten(mixture)
-    statistics = problem.expected_statistics(whitening, covariance_type, smallest_gain)
-    new = maximize(statistics, covariance_type, mixture, problem.regularization, problem.form)
+    statistics = problem.expected_statistics(whitening, smallest_gain)
+    new = problem.maximize(statistics, mixture)
     return Step(new, statistics.log_likelihood, gain_of(new, whitening))
 
 
-def begin(start: GaussianMixture, tol: Array, settings: Settings) -> Loop:
+def begin(structure: AnyStructure, start: GaussianMixture, tol: Array, settings: Settings) -> Loop:
     """The loop before its first step."""
     dtype = start.means.dtype
     n_recorded = settings.max_iter if settings.history else 0
-    method = settings.accelerate
+    accelerator = None
+    if settings.accelerate is not None:
+        accelerator = Accelerator.begin(structure.chart, start, METHODS[settings.accelerate], tol)
     trace = Trace(
         n_iter=jnp.asarray(0, jnp.int32),
         finite=jnp.asarray(True),
         objective=jnp.asarray(-jnp.inf, dtype),
         progress=Progress.begin(start.log_weights),
         history=jnp.zeros(n_recorded, dtype),
-        accelerator=None if method is None else Accelerator.begin(start, METHODS[method], tol),
+        accelerator=accelerator,
     )
     return start, trace
 
@@ -219,7 +218,7 @@ def iteration(
     """One turn of the loop; a step that isn't finite is not taken."""
     # Without a tolerance there is nothing to be judged, and no gain has to be seen.
     smallest_gain = jnp.where((tol > 0) & (trace.n_iter > 0), trace.progress.gain, jnp.inf)
-    taken = step(problem, mixture, settings.covariance_type, smallest_gain)
+    taken = step(problem, mixture, smallest_gain)
     finite = jnp.isfinite(taken.objective) & is_finite(taken.mixture)
     if trace.accelerator is None:
         accelerator, objective = None, taken.objective
@@ -227,7 +226,9 @@ def iteration(
         progress = trace.progress.update(taken.gain, tol)
     else:
         weight = jnp.sum(problem.rows.weights)
-        following, accelerator = trace.accelerator.update(mixture, taken, finite, weight, tol)
+        following, accelerator = trace.accelerator.update(
+            problem.structure.chart, mixture, taken, finite, weight, tol
+        )
         finite |= ~trace.accelerator.is_plain
         progress, objective = accelerator.progress, accelerator.objective
     # The start's own objective lands in the last place, which is filled when the loop has ended.
@@ -266,7 +267,7 @@ def polished(problem: Problem, loop: Loop, tol: Array, settings: Settings) -> Lo
     if not settings.polish:
         return mixture, trace
     left = jnp.minimum(settings.max_iter - trace.n_iter, NEWTON_STEPS)
-    ascent = newton(problem, mixture, settings.covariance_type, left)
+    ascent = newton(problem, mixture, left)
     progress = Progress.known(mixture.log_weights, ascent.gain_left(), tol)
     n_iter = trace.n_iter + ascent.n_tried
     history = trace.history
@@ -297,5 +298,5 @@ def iterate_unrolled(
         going = keep_going(loop[1], settings.max_iter)
         return jax.tree.map(partial(jnp.where, going), new, loop), None
 
-    first = varying(begin(start, tol, settings), problem)
+    first = varying(begin(problem.structure, start, tol, settings), problem)
     return lax.scan(next_turn, first, None, length=settings.max_iter)[0]

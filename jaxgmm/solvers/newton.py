@@ -25,8 +25,7 @@ from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.arrays.numerics import varying
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.mixtures.parameters import Coordinates
-from jaxgmm.solvers.tangent import retraction, score, zero_tangent
-from jaxgmm.steps.maximization import maximize
+from jaxgmm.solvers.tangent import complete_information, retraction, score, zero_tangent
 from jaxgmm.steps.problem import Problem, by_differences, ready_to_whiten
 from jaxgmm.steps.statistics import SufficientStatistics
 
@@ -48,16 +47,14 @@ class LocalModel(NamedTuple):
     statistics: SufficientStatistics
 
     @classmethod
-    def of(cls, problem: Problem, mixture: GaussianMixture, covariance_type: str) -> "LocalModel":
+    def of(cls, problem: Problem, mixture: GaussianMixture) -> "LocalModel":
         """Makes one precise pass over the data."""
-        statistics = by_differences(problem).expected_statistics(
-            ready_to_whiten(mixture), covariance_type
-        )
+        statistics = by_differences(problem).expected_statistics(ready_to_whiten(mixture))
         return cls(problem, mixture, statistics)
 
     def origin(self) -> tuple[Array, Callable[[Array], Coordinates]]:
         """The mixture's coordinates, zeros (P,), and what makes a pytree of such a vector."""
-        return ravel_pytree(varying(zero_tangent(self.mixture), self))
+        return ravel_pytree(varying(zero_tangent(self.mixture, self.problem.structure.chart), self))
 
     def mixture_at(self, step: Array) -> GaussianMixture:
         """The mixture a step (P,) away."""
@@ -67,51 +64,51 @@ class LocalModel(NamedTuple):
         """(P,) of the objective, per unit of weight."""
         return self._slope(self.statistics.about(self.mixture.means))
 
-    def information(self, covariance_type: str) -> Callable[[Array], Array]:
+    def information(self) -> Callable[[Array], Array]:
         """Products with the negative curvature per unit of weight, (P,) -> (P,): a pass each.
 
         That of complete data is taken to be what it is at the maximum. So it is wrong by as much
         as the gradient is large, which Newton's method doesn't mind.
         """
-        origin, _ = self.origin()
+        origin, unravel = self.origin()
+        about_means = self.statistics.about(self.mixture.means)
         eps = float(jnp.finfo(origin.dtype).eps)
 
         def statistics_at(step: Array) -> SufficientStatistics:
             mixture = ready_to_whiten(self.mixture_at(step))
-            statistics = self.problem.expected_statistics(
-                mixture, covariance_type, smallest_gain=eps
-            )
+            statistics = self.problem.expected_statistics(mixture, smallest_gain=eps)
             return statistics.about(self.mixture.means)
 
         def product(direction: Array) -> Array:
-            return direction - self._slope(jax.jvp(statistics_at, (origin,), (direction,))[1])
+            complete = complete_information(
+                self.mixture, about_means, self.problem.regularization, unravel(direction)
+            )
+            missing = self._slope(jax.jvp(statistics_at, (origin,), (direction,))[1])
+            return ravel_pytree(complete)[0] - missing
 
         return product
 
     def _slope(self, statistics: SufficientStatistics) -> Array:
         """(P,) of complete data with these statistics about the means, per unit of weight."""
-        slope = score(self.mixture, statistics, self.problem.regularization)
+        slope = score(
+            self.mixture, statistics, self.problem.regularization, self.problem.structure.chart
+        )
         return ravel_pytree(slope)[0] / jnp.sum(self.statistics.count)
 
-    def gain_left(self, covariance_type: str) -> tuple[Array, Array]:
+    def gain_left(self) -> tuple[Array, Array]:
         """The gain of a Newton step per unit of weight: (); and () int, passes to know it.
 
         Infinite where the curvature is not that of a maximum.
         """
         gradient = self.gradient()
-        found = conjugate_residuals(
-            self.information(covariance_type), gradient, FORCING / 10, only_definite=True
-        )
+        found = conjugate_residuals(self.information(), gradient, FORCING / 10, only_definite=True)
         gain = jnp.sum(gradient * found.vector) / 2
         gain = jnp.where(found.definite & jnp.isfinite(gain), gain, jnp.inf)
         return gain, found.n_products
 
-    def em_step(self, covariance_type: str) -> GaussianMixture:
+    def em_step(self) -> GaussianMixture:
         """The mixture that a step of EM leads to."""
-        problem = self.problem
-        return maximize(
-            self.statistics, covariance_type, self.mixture, problem.regularization, problem.form
-        )
+        return self.problem.maximize(self.statistics, self.mixture)
 
 
 class Ascent(NamedTuple):
@@ -139,10 +136,10 @@ class Ascent(NamedTuple):
     arrived: Array
 
     @classmethod
-    def begin(cls, problem: Problem, mixture: GaussianMixture, covariance_type: str) -> "Ascent":
+    def begin(cls, problem: Problem, mixture: GaussianMixture) -> "Ascent":
         """Nothing known yet, and the mixture to be looked at."""
         dtype = mixture.means.dtype
-        shapes = jax.eval_shape(lambda: LocalModel.of(problem, mixture, covariance_type).statistics)
+        shapes = jax.eval_shape(lambda: LocalModel.of(problem, mixture).statistics)
         infinite = jnp.asarray(jnp.inf, dtype)
         return cls(
             mixture=mixture,
@@ -184,7 +181,7 @@ class Ascent(NamedTuple):
             arrived=is_near | (at_rest & (size > self.size / 2)) | (size == 0),
         )
 
-    def propose(self, problem: Problem, covariance_type: str) -> "Ascent":
+    def propose(self, problem: Problem) -> "Ascent":
         """Chooses what to try next, within the radius."""
         here = LocalModel(problem, self.mixture, self.statistics)
         gradient, size = here.gradient(), self.size
@@ -192,7 +189,7 @@ class Ascent(NamedTuple):
         # Newton's method wants no more than the square of the distance, and not after the end.
         wanted = jnp.maximum(size, enough / jnp.where(size > 0, size, 1))
         tolerance = jnp.where(self.arrived, 1, jnp.clip(wanted, enough, FORCING))
-        product = here.information(covariance_type)
+        product = here.information()
         found = conjugate_residuals(product, gradient, tolerance, only_definite=True)
         # Without a step that the curvature limits the gradient says where to go.
         step = jnp.where(jnp.any(found.vector != 0), found.vector, gradient)
@@ -212,7 +209,6 @@ class Ascent(NamedTuple):
 def newton(
     problem: Problem,
     mixture: GaussianMixture,
-    covariance_type: str,
     most: ArrayLike = NEWTON_STEPS,
 ) -> Ascent:
     """The maximum next to a mixture, by Newton steps.
@@ -223,7 +219,6 @@ def newton(
     Args:
         problem: the data.
         mixture: the start, in their coordinates.
-        covariance_type: of the fit.
         most: () int, how many mixtures are looked at, at most.
     """
 
@@ -231,10 +226,10 @@ def newton(
         return ~ascent.arrived & (ascent.n_tried < most)
 
     def advance(ascent: Ascent) -> Ascent:
-        there = LocalModel.of(problem, ascent.tried, covariance_type)
-        return ascent.accept_or_reject(there).propose(problem, covariance_type)
+        there = LocalModel.of(problem, ascent.tried)
+        return ascent.accept_or_reject(there).propose(problem)
 
-    first = varying(Ascent.begin(problem, mixture, covariance_type), problem, most)
+    first = varying(Ascent.begin(problem, mixture), problem, most)
     return lax.while_loop(goes_on, advance, first)
 
 

@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.validation import check_known
-from jaxgmm.covariances.storage import Diagonal, Full
+from jaxgmm.covariances.storage import is_diagonal, is_isotropic
 from jaxgmm.mixtures.mixture import GaussianMixture, pick
 from jaxgmm.solvers.convergence import CONFIRMATIONS
 
@@ -156,13 +156,14 @@ def _counted(statuses: np.ndarray) -> str:
 def _about_features(mixture: GaussianMixture) -> str:
     """Advice where every component is degenerate, as it is if a feature tells nothing new."""
     found = []
-    if mixture.n_components > 1 and isinstance(mixture.covariance, (Full, Diagonal)):
-        scale = jax.tree.leaves(mixture.covariance)[0].astype(float)
+    covariance = jax.tree.map(lambda leaf: leaf.astype(float), mixture.covariance)
+    if mixture.n_components > 1 and not is_isotropic(covariance):
+        scale = jax.tree.leaves(covariance)[0]
         deviations = np.sqrt(np.sum(scale**2, axis=-1)) if scale.ndim == 3 else scale
         apart = np.ptp(mixture.means, axis=0) <= SAME * deviations.min(axis=0)
         constant = apart & (np.ptp(deviations, axis=0) <= SAME * deviations.min(axis=0))
         found += [f"feature {d} is the same in all of them" for d in np.flatnonzero(constant)]
-        if scale.ndim == 3:
+        if not is_diagonal(covariance):
             rows = scale / deviations[:, :, None]
             correlations = np.abs(rows @ np.swapaxes(rows, 1, 2)).min(axis=0)
             pairs = np.argwhere(np.triu(correlations > 1 - MULTIPLE, 1))

@@ -8,7 +8,6 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.validation import check_choice, check_count, check_flag, check_number
-from jaxgmm.covariances.structures import structure_named
 from jaxgmm.solvers.acceleration import METHODS
 
 ADJOINTS = ("implicit", "one_step", "unroll")
@@ -17,7 +16,6 @@ ADJOINTS = ("implicit", "one_step", "unroll")
 class Settings(NamedTuple):
     """The static choices of a fit: each combination compiles once."""
 
-    covariance_type: str
     max_iter: int
     adjoint: str
     history: bool
@@ -26,7 +24,6 @@ class Settings(NamedTuple):
 
 
 def check_settings(
-    covariance_type: str,
     max_iter: int,
     accelerate: str | None,
     adjoint: str,
@@ -34,14 +31,12 @@ def check_settings(
     polish: bool = False,
 ) -> Settings:
     """The static choices, known to be good."""
-    structure_named(covariance_type)
     polish = check_flag("polish", polish)
     if accelerate is not None:
         check_choice("accelerate", accelerate, METHODS)
     if adjoint == "unroll" and (accelerate is not None or polish):
         raise ValueError("adjoint='unroll' goes back through plain steps: no accelerate, no polish")
     return Settings(
-        covariance_type=covariance_type,
         max_iter=check_count("max_iter", max_iter, 0),
         adjoint=check_choice("adjoint", adjoint, ADJOINTS),
         history=check_flag("history", history),

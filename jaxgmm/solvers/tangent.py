@@ -1,27 +1,25 @@
 """Steps around a mixture, in which the information of complete data is the identity."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgmm.arrays.numerics import einsum, inverse_of_lower, log_softmax
-from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
+from jaxgmm.arrays.numerics import log_softmax
+from jaxgmm.covariances.charts import Chart
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.mixtures.parameters import (
-    Coordinates,
-    lower_triangular,
-    places_below,
-    unconstrain,
-)
+from jaxgmm.mixtures.parameters import Coordinates
 from jaxgmm.steps.statistics import SufficientStatistics
 
 
-def zero_tangent(mixture: GaussianMixture) -> Coordinates:
+def zero_tangent(mixture: GaussianMixture, chart: Chart) -> Coordinates:
     """Coordinates of zeros, of the shapes that a mixture's have."""
-    shapes = jax.eval_shape(unconstrain, mixture)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    logits, means = jnp.zeros_like(mixture.log_weights[1:]), jnp.zeros_like(mixture.means)
+    shapes = jax.eval_shape(chart.numbers, mixture.covariance)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return Coordinates(logits, means, zeros, chart)
 
 
 def retraction(mixture: GaussianMixture, step: Coordinates) -> GaussianMixture:
@@ -37,28 +35,16 @@ def retraction(mixture: GaussianMixture, step: Coordinates) -> GaussianMixture:
         step: `Coordinates` of its shapes, see `zero_tangent`.
     """
     per_root, reflect, unit = _metric(mixture)
-    n_features = mixture.n_features
     log_weights = log_softmax(
         mixture.log_weights + per_root * reflect(jnp.pad(step.logits, (0, 1)))
     )
     means = mixture.means + mixture.covariance.unwhiten((per_root[:, None] * step.means)[None])[0]
-    match mixture.covariance:
-        case Full(scale_tril):
-            assert step.below is not None
-            growth = jnp.exp(0.5**0.5 * unit[:, None] * step.log_scale)
-            relative = lower_triangular(growth, unit[:, None] * step.below)
-            covariance: Covariance = Full(einsum("kij,kjl->kil", scale_tril, relative))
-        case Diagonal(scale):
-            covariance = Diagonal(scale * jnp.exp(0.5**0.5 * unit[:, None] * step.log_scale))
-        case Spherical(scale):
-            covariance = Spherical(
-                scale * jnp.exp((2 * n_features) ** -0.5 * unit * step.log_scale)
-            )
+    covariance = step.chart.retract(mixture.covariance, unit, step.covariance, mixture.n_features)
     return GaussianMixture(log_weights, means, covariance)
 
 
 def score(
-    mixture: GaussianMixture, statistics: SufficientStatistics, regularization: Array
+    mixture: GaussianMixture, statistics: SufficientStatistics, regularization: Array, chart: Chart
 ) -> Coordinates:
     """The gradient with respect to a step `retraction` a mixture, where that is zero.
 
@@ -67,36 +53,58 @@ def score(
         statistics: of complete data, about its means; second moments of all components, or their
             sum where they share a covariance.
         regularization: (D,) variances that each row brings along.
+        chart: of the covariance type.
 
     Returns:
         That of their log-likelihood; linear in the statistics.
     """
     per_root, reflect, unit = _metric(mixture)
-    count = statistics.count
-    excess = per_root * (count - mixture.weights * jnp.sum(count))
+    excess = per_root * (statistics.count - mixture.weights * jnp.sum(statistics.count))
     shift = mixture.covariance.whiten(statistics.first[None])[0]
-    owned = unit.size == count.size
-    count = count if owned else jnp.sum(count)[None]
-    square = statistics.second
-    if square.shape[0] != unit.size:
+    square, count = _squares(statistics, regularization, unit.size)
+    of_covariance = chart.score(mixture.covariance, unit, square, count)
+    return Coordinates(reflect(excess)[:-1], per_root[:, None] * shift, of_covariance, chart)
+
+
+def complete_information(
+    mixture: GaussianMixture,
+    statistics: SufficientStatistics,
+    regularization: Array,
+    step: Coordinates,
+) -> Coordinates:
+    """The product of a step with the information of complete data, per unit of weight.
+
+    Of weights and means it is taken to be what it is at the maximum, the identity, and so it is of
+    covariances whose chart knows no other.
+
+    Args:
+        mixture: K components.
+        statistics: see `score`.
+        regularization: (D,) variances that each row brings along.
+        step: `Coordinates` of its shapes.
+    """
+    if step.chart.information is None:
+        return step
+    _, _, unit = _metric(mixture)
+    square, _ = _squares(statistics, regularization, unit.size)
+    square = square / jnp.sum(statistics.count)
+    return replace(
+        step,
+        covariance=step.chart.information(mixture.covariance, unit, square, step.covariance),
+    )
+
+
+def _squares(
+    statistics: SufficientStatistics, regularization: Array, n_stored: int
+) -> tuple[Array, Array]:
+    """Sums of squares with those of the regularization, and counts, of each stored covariance."""
+    count, square = statistics.count, statistics.second
+    count = count if n_stored == count.size else jnp.sum(count)[None]
+    if square.shape[0] != n_stored:
         square = jnp.sum(square, axis=0, keepdims=True)
-    below = None
-    match mixture.covariance:
-        case Full(scale_tril):
-            inverse = inverse_of_lower(scale_tril)
-            square += count[:, None, None] * jnp.diag(regularization)[None]
-            share = einsum("kij,klj->kil", einsum("kij,kjl->kil", inverse, square), inverse)
-            below = unit[:, None] * share[:, *places_below(mixture.n_features)]
-            of_scales = jnp.diagonal(share, axis1=1, axis2=2) - count[:, None]
-            log_scale = 0.5**0.5 * unit[:, None] * of_scales
-        case Diagonal(scale):
-            of_scales = (square + count[:, None] * regularization[None]) / scale**2 - count[:, None]
-            log_scale = 0.5**0.5 * unit[:, None] * of_scales
-        case Spherical(scale):
-            total = jnp.sum(square + count[:, None] * regularization[None], axis=1) / scale**2
-            of_scales = total - mixture.n_features * count
-            log_scale = (2 * mixture.n_features) ** -0.5 * unit * of_scales
-    return Coordinates(reflect(excess)[:-1], per_root[:, None] * shift, log_scale, below)
+    if square.ndim == 3:
+        return square + count[:, None, None] * jnp.diag(regularization)[None], count
+    return square + count[:, None] * regularization[None], count
 
 
 def _metric(mixture: GaussianMixture) -> tuple[Array, Callable[[Array], Array], Array]:

@@ -20,7 +20,7 @@ from jaxgmm.arrays.validation import (
     check_fit_arguments,
     check_mixture,
 )
-from jaxgmm.covariances.storage import Spherical
+from jaxgmm.covariances.storage import is_isotropic
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.mixture import GaussianMixture
@@ -148,12 +148,12 @@ def m_step(
         check_mixture(previous)
     if (statistics.second.ndim == 3) < structure.full_second_moment:
         raise ValueError(
-            f"covariance_type={covariance_type!r} needs second moments (K, D, D), the statistics "
+            f"covariance_type={structure.name!r} needs second moments (K, D, D), the statistics "
             f"have {statistics.second.shape}; gather them with that covariance_type"
         )
     variances = _variances(0 if regularization is None else regularization, statistics.first)
     previous = jax.tree.map(lambda leaf: leaf.astype(variances.dtype), previous)
-    return maximize(statistics, covariance_type, previous, variances)
+    return maximize(structure, statistics, previous, variances)
 
 
 def _variances(regularization: Any, x: Array) -> Any:
@@ -239,9 +239,7 @@ def _long_e_step(
     full_second_moment: bool,
 ) -> SufficientStatistics:
     """The E-step of long data: by matrix products if these are accurate, but not in derivatives."""
-    rows = Rows(
-        standardization_of(x, weights, isinstance(mixture.covariance, Spherical)), x, weights
-    )
+    rows = Rows(standardization_of(x, weights, is_isotropic(mixture.covariance)), x, weights)
     extent = extent_of(rows, mixture.n_components, None)
     standardized = rows.standardization.transform(mixture)
     statistics = expected_statistics(rows, standardized, log_prior, full_second_moment, extent)

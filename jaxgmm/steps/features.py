@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.numerics import at_least, contract, einsum
-from jaxgmm.covariances.storage import Full
+from jaxgmm.covariances.storage import is_diagonal
 from jaxgmm.mixtures.mixture import GaussianMixture
 
 # With so many features rows are read faster as they are than transposed.
@@ -160,5 +160,5 @@ LINEAR = Features(
 
 def features_for(mixture: GaussianMixture, full_second_moment: bool) -> Features:
     """The smallest basis that holds the log densities and the second moments that are wanted."""
-    needs_products = full_second_moment or isinstance(mixture.covariance, Full)
+    needs_products = full_second_moment or not is_diagonal(mixture.covariance)
     return PRODUCTS if needs_products else SQUARES

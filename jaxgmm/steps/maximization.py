@@ -1,7 +1,6 @@
 """The M-step: the mixture that maximizes the expected log-likelihood of statistics."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,7 @@ from jax import Array
 
 from jaxgmm.arrays.numerics import at_least, at_most, smallest_variance
 from jaxgmm.covariances.storage import precision_diagonal, without_inverse
-from jaxgmm.covariances.structures import Structure, structure_named
-from jaxgmm.covariances.traced import TracedStructure
+from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.statistics import SufficientStatistics
 
@@ -31,24 +29,21 @@ def with_penalty(mixture: GaussianMixture, regularization: Array) -> GaussianMix
     return replace(mixture, log_weights=mixture.log_weights - term)
 
 
-@partial(jax.jit, static_argnames="covariance_type")
+@jax.jit
 def maximize(
+    structure: AnyStructure,
     statistics: SufficientStatistics,
-    covariance_type: str,
     previous: GaussianMixture | None,
     regularization: Array,
-    form: TracedStructure | None = None,
 ) -> GaussianMixture:
     """`m_step` for arguments known to be good.
 
     Args:
+        structure: the covariance type.
         statistics: see `m_step`.
-        covariance_type: likewise.
         previous: likewise.
         regularization: (D,) variances.
-        form: of "full" covariances.
     """
-    structure = structure_named(covariance_type)
     total = jnp.sum(statistics.count)
     weights = statistics.count / total
     dead = weights <= smallest_variance(weights.dtype)
@@ -56,18 +51,19 @@ def maximize(
     shift = statistics.first / jnp.where(dead, jnp.inf, count)[:, None]
 
     scatter = _scatter_about_means(statistics.second, count, shift, structure)
-    if not structure.shared:
+    if not structure.stores_one:
         of_dead = dead.reshape(-1, *(1,) * (scatter.ndim - 1))
         average = jnp.sum(jnp.where(of_dead, 0, scatter), axis=0, keepdims=True) / total
-        scatter = jnp.where(of_dead, average, scatter)
-        count = jnp.where(dead, 1, count)
-    estimate = structure.estimate if form is None else form.estimate
-    covariance = estimate(count, scatter, regularization)
-    if previous is not None and not structure.shared:
-        kept = stored_as(covariance_type, previous).covariance
+        # So few rows that no sum over components would notice them.
+        few = total * float(jnp.finfo(total.dtype).eps) ** 2
+        scatter = jnp.where(of_dead, few * average, scatter)
+        count = jnp.where(dead, few, count)
+    before = None if previous is None else stored_as(structure, previous).covariance
+    covariance = structure.estimate(count, scatter, regularization, before)
+    if before is not None and not (structure.stores_one or structure.coupled):
         covariance = jax.tree.map(
             lambda old, new: jnp.where(dead.reshape(-1, *(1,) * (new.ndim - 1)), old, new),
-            kept,
+            before,
             covariance,
         )
     log_weights = jnp.where(dead, -jnp.inf, jnp.log(jnp.where(dead, 1, weights)))
@@ -77,14 +73,16 @@ def maximize(
     return GaussianMixture(log_weights, means, covariance)
 
 
-def _scatter_about_means(second: Array, count: Array, shift: Array, structure: Structure) -> Array:
+def _scatter_about_means(
+    second: Array, count: Array, shift: Array, structure: AnyStructure
+) -> Array:
     """Second moments about what is `shift` (K, D) away from the origin that they were about.
 
     Of all components, or their sum where they share a covariance; matrices, or their diagonals.
     """
 
     def pool(array: Array) -> Array:
-        return jnp.sum(array, axis=0, keepdims=True) if structure.shared else array
+        return jnp.sum(array, axis=0, keepdims=True) if structure.stores_one else array
 
     if structure.full_second_moment:
         moved = count[:, None, None] * shift[:, :, None] * shift[:, None, :]
@@ -99,9 +97,8 @@ def raised_to_zero(scatter: Array) -> Array:
     return scatter - below[:, :, None] * jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
 
 
-def stored_as(covariance_type: str, mixture: GaussianMixture) -> GaussianMixture:
+def stored_as(structure: AnyStructure, mixture: GaussianMixture) -> GaussianMixture:
     """The mixture with a covariance of this type: its own, or the nearest."""
-    structure = structure_named(covariance_type)
     if structure.stores(mixture.covariance, mixture.n_components):
         return replace(mixture, covariance=without_inverse(mixture.covariance))
     nearest = structure.nearest(mixture.covariance, mixture.weights, mixture.n_features)

@@ -9,11 +9,10 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import at_least, smallest_variance
 from jaxgmm.covariances.storage import with_inverse
-from jaxgmm.covariances.structures import structure_named
-from jaxgmm.covariances.traced import TracedStructure
+from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.expectation import expected_statistics
-from jaxgmm.steps.maximization import with_penalty
+from jaxgmm.steps.maximization import maximize, stored_as, with_penalty
 from jaxgmm.steps.products import DataExtent, extent_of
 from jaxgmm.steps.rows import Rows, standardization_of
 from jaxgmm.steps.statistics import SufficientStatistics
@@ -24,34 +23,40 @@ class Problem(NamedTuple):
 
     Attributes:
         rows: the data and the coordinates of the mixture.
+        structure: the covariance type.
         regularization: (D,) variances in standardized coordinates.
         extent: of the rows, or None where no step is to be made by matrix products.
-        form: of "full" covariances, or None where they have none in particular.
     """
 
     rows: Rows
+    structure: AnyStructure
     regularization: Array
     extent: DataExtent | None
-    form: TracedStructure | None
 
     def expected_statistics(
         self,
         mixture: GaussianMixture,
-        covariance_type: str,
         smallest_gain: ArrayLike = jnp.inf,
     ) -> SufficientStatistics:
         """The E-step in standardized coordinates; its log-likelihood is the regularized objective.
 
         Args:
             mixture: in standardized coordinates, with a covariance that is `with_inverse`.
-            covariance_type: of the fit.
             smallest_gain: see `expectation.expected_statistics`.
         """
-        full_second_moment = structure_named(covariance_type).full_second_moment
         penalized = with_penalty(mixture, self.regularization)
-        return expected_statistics(
-            self.rows, penalized, None, full_second_moment, self.extent, smallest_gain
-        )
+        wanted = self.structure.full_second_moment
+        return expected_statistics(self.rows, penalized, None, wanted, self.extent, smallest_gain)
+
+    def maximize(
+        self, statistics: SufficientStatistics, previous: GaussianMixture
+    ) -> GaussianMixture:
+        """The M-step in standardized coordinates; `previous` is the mixture before."""
+        return maximize(self.structure, statistics, previous, self.regularization)
+
+    def start_at(self, mixture: GaussianMixture) -> GaussianMixture:
+        """A mixture in the data's units as a start in standardized coordinates, of the type."""
+        return stored_as(self.structure, self.rows.standardization.transform_start(mixture))
 
 
 def problem_of(
@@ -59,18 +64,15 @@ def problem_of(
     weights: Array,
     reg_covar: ArrayLike,
     n_components: int,
-    covariance_type: str,
-    form: TracedStructure | None = None,
+    structure: AnyStructure,
 ) -> Problem:
     """Data in the coordinates that a covariance type allows, with their regularization."""
-    structure = structure_named(covariance_type)
-    isotropic = structure.isotropic if form is None else form.isotropic
-    standardization = standardization_of(x, weights, isotropic)
+    standardization = standardization_of(x, weights, structure.isotropic)
     rows = Rows(standardization, x, weights)
     floor = smallest_variance(x.dtype)
     scale = at_least(jnp.asarray(reg_covar, x.dtype), floor)
     extent = extent_of(rows, n_components, structure)
-    return Problem(rows, scale * standardization.variance, extent, form)
+    return Problem(rows, structure, scale * standardization.variance, extent)
 
 
 def by_differences(problem: Problem) -> Problem:

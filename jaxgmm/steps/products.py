@@ -23,8 +23,8 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.chunks import rows_of_features
 from jaxgmm.arrays.numerics import einsum, shifted_exponentials, weighted_sum
-from jaxgmm.covariances.storage import Full, precision, precision_diagonal
-from jaxgmm.covariances.structures import Structure
+from jaxgmm.covariances.storage import is_diagonal, precision, precision_diagonal
+from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.features import (
@@ -59,7 +59,7 @@ class DataExtent(NamedTuple):
     second_moment: Array | None
 
 
-def extent_of(rows: Rows, n_components: int, structure: Structure | None) -> DataExtent | None:
+def extent_of(rows: Rows, n_components: int, structure: AnyStructure | None) -> DataExtent | None:
     """The extent of the rows; None where a pass is too short for a second form to be worth it.
 
     Args:
@@ -75,7 +75,7 @@ def extent_of(rows: Rows, n_components: int, structure: Structure | None) -> Dat
         return None
     standardization, x, weights = rows
     max_abs = largest_distance(x, weights, standardization.center) / standardization.scale
-    if structure is None or not structure.shared:
+    if structure is None or not structure.stores_one:
         return DataExtent(max_abs, None)
     subscripts = "ni,nj->ij" if structure.full_second_moment else "ni,ni->i"
 
@@ -87,7 +87,7 @@ def extent_of(rows: Rows, n_components: int, structure: Structure | None) -> Dat
 
 def _precisions(mixture: GaussianMixture, features: Features) -> Array:
     """(K or 1, D, D), or their diagonals (K or 1, D) where all else is zero, or not wanted."""
-    if features is PRODUCTS or isinstance(mixture.covariance, Full):
+    if features is PRODUCTS or not is_diagonal(mixture.covariance):
         return precision(mixture.covariance, mixture.n_features)
     return precision_diagonal(mixture.covariance, mixture.n_features)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgmm.covariances.storage import rescale, within
+from jaxgmm.covariances.transformations import rescale, within
 from jaxgmm.mixtures.mixture import GaussianMixture
 
 

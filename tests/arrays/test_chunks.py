@@ -24,6 +24,7 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm.arrays import host
 from jaxgmm.arrays.chunks import sum_over_chunks
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.fits.initialization import STARTS, start_from
 from jaxgmm.mixtures import densities
 from jaxgmm.steps import rows
@@ -62,14 +63,14 @@ def by_row_number(start, x, weights):
     absent = np.zeros((len(weights) - N, K))
     prior = array(np.r_[random.normal(size=(N, K)), absent])
     shares = array(np.r_[random.dirichlet(np.ones(K), size=N), absent])
-    problem = problem_of(x, weights, array(0.0), K, "full")
+    problem = problem_of(x, weights, array(0.0), K, STRUCTURES["full"])
     active = jnp.ones(K, bool)
     starts = [
         start_from(
             STARTS[init](jax.random.key(3), problem.rows, active, jnp.asarray(2)),
             problem.rows,
             active,
-            "full",
+            problem.structure,
             problem.regularization,
             pseudocounts=True,
         )

@@ -9,7 +9,7 @@ from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
 import jaxgmm as jg
 from jaxgmm.arrays.numerics import cholesky, log_softmax, logsumexp
 from jaxgmm.covariances.storage import kl_between_covariances, precision, precision_diagonal
-from jaxgmm.covariances.structures import STRUCTURES, covariance_type_of
+from jaxgmm.covariances.structures import STRUCTURES, covariance_type_of, structure_named
 
 N_COMPONENTS, N_FEATURES = 3, 4
 
@@ -124,6 +124,7 @@ def test_the_nearest_covariance_of_its_own_type_is_itself(covariance_type):
 
 def test_names_are_mclusts():
     names = {name: row.mclust for name, row in STRUCTURES.items()}
+    assert all(structure_named(code) is STRUCTURES[name] for name, code in names.items())
     assert names == {
         "full": "VVV",
         "tied": "EEE",
@@ -131,6 +132,7 @@ def test_names_are_mclusts():
         "spherical": "VII",
         "tied_diag": "EEI",
         "tied_spherical": "EII",
+        "VEI": "VEI",
     }
 
 

@@ -20,6 +20,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.fits import restarts
 from jaxgmm.fits.initialization import STARTS, start_from
 from jaxgmm.fits.problems import Problems
@@ -72,14 +73,16 @@ def test_the_first_of_equal_restarts_wins():
 
 def test_restarts_have_keys_of_their_own(key):
     x = array(blobs())
-    problem = problem_of(x, array(np.ones(N)), array(0.0), K, "full")
+    problem = problem_of(x, array(np.ones(N)), array(0.0), K, STRUCTURES["full"])
     active = jnp.ones(K, bool)
 
     @jax.jit
     def start_of(restart):
         partition = STARTS["random"](jax.random.fold_in(key, restart), problem.rows, active, None)
         variances = problem.regularization
-        return start_from(partition, problem.rows, active, "full", variances, pseudocounts=True)
+        return start_from(
+            partition, problem.rows, active, problem.structure, variances, pseudocounts=True
+        )
 
     starts = [
         problem.rows.standardization.inverse_transform(start_of(restart)) for restart in range(3)
@@ -134,7 +137,7 @@ def test_screened_out_restarts_go_on_where_the_finalists_degenerate(key, monkeyp
     monkeypatch.setattr(restarts, "FINALISTS", 2)
     monkeypatch.setattr(restarts, "SCREENING", 0)
     x = array(blobs()[:71])
-    problem = problem_of(x, jnp.ones(len(x), DTYPE), array(1e-9), K, "diag")
+    problem = problem_of(x, jnp.ones(len(x), DTYPE), array(1e-9), K, STRUCTURES["diag"])
     problems = Problems(problem, 9)
     good = problem.rows.standardization.transform(start_from_labels(blobs(), "diag"))
     row = problem.rows.standardization.standardize(x, jnp.ones(len(x), DTYPE))[70]
@@ -144,7 +147,7 @@ def test_screened_out_restarts_go_on_where_the_finalists_degenerate(key, monkeyp
         covariance=jg.Diagonal(good.covariance.scale.at[0].set(1e-3)),
     )
     starts = jax.tree.map(lambda a, b: jnp.stack([a] * 4 + [b] + [a] * 4), bad, good)
-    settings = check_settings("diag", 400, None, "implicit", history=False)
+    settings = check_settings(400, None, "implicit", history=False)
     active = jnp.ones((1, K), bool)
     tol = array(by_dtype(1e-5, 1e-8))
     result = restarts.run_all(problems, starts, active, tol, 1, settings)[0]

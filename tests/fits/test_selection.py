@@ -300,9 +300,9 @@ def test_covariance_types_as_data_are_estimated_alike(covariance_type):
     regularization = array([0.25, 0.25])
     structure = STRUCTURES[covariance_type]
     own = scatter if structure.full_second_moment else jnp.diagonal(scatter, axis1=1, axis2=2)
-    expected = structure.estimate(count, own, regularization).dense(D)
+    expected = structure.estimate(count, own, regularization, None).dense(D)
     form = jax.tree.map(lambda flags: flags[0], TracedStructure.of([covariance_type]))
-    actual = form.estimate(count, scatter, regularization).dense(D)
+    actual = form.estimate(count, scatter, regularization, None).dense(D)
     assert_close(actual, np.broadcast_to(expected, actual.shape))
 
 

@@ -18,6 +18,7 @@ from helpers import (
 
 import jaxgmm as jg
 from jaxgmm.arrays.krylov import conjugate_residuals
+from jaxgmm.covariances.structures import structure_named
 from jaxgmm.solvers.newton import LocalModel, newton
 from jaxgmm.steps import products
 from jaxgmm.steps.expectation import total_log_prob
@@ -31,22 +32,24 @@ def at_the_top(covariance_type):
     """A problem, and the mixture at its maximum, in standardized coordinates."""
     x = array(X)
     start = start_from_labels(X, covariance_type)
-    problem = problem_of(x, jnp.ones(len(X), DTYPE), array(1e-3), 3, covariance_type)
-    climb = jax.jit(lambda mixture: newton(problem, mixture, covariance_type))
+    problem = problem_of(
+        x, jnp.ones(len(X), DTYPE), array(1e-3), 3, structure_named(covariance_type)
+    )
+    climb = jax.jit(lambda mixture: newton(problem, mixture))
     return problem, climb(problem.rows.standardization.transform(start))
 
 
 def test_newton_steps_end_where_the_gradient_vanishes_and_em_stays(covariance_type):
     problem, ascent = at_the_top(covariance_type)
-    view = LocalModel.of(problem, ascent.mixture, covariance_type)
+    view = LocalModel.of(problem, ascent.mixture)
     assert ascent.n_tried < 30
     assert jnp.linalg.norm(view.gradient()) < by_dtype(1e-4, 1e-10)
-    assert_same_mixture(view.em_step(covariance_type), ascent.mixture, by_dtype(1e-3, 1e-9))
+    assert_same_mixture(view.em_step(), ascent.mixture, by_dtype(1e-3, 1e-9))
 
 
 def test_products_are_those_with_the_hessian(covariance_type):
     problem, ascent = at_the_top(covariance_type)
-    view = LocalModel.of(problem, ascent.mixture, covariance_type)
+    view = LocalModel.of(problem, ascent.mixture)
     origin, _ = view.origin()
 
     def objective(step):
@@ -55,7 +58,7 @@ def test_products_are_those_with_the_hessian(covariance_type):
         return total_log_prob(problem.rows, mixture, penalized.log_weights)[0] / len(X)
 
     direction = jnp.cos(jnp.arange(origin.size, dtype=DTYPE))
-    products = jax.jit(view.information(covariance_type))(direction)
+    products = jax.jit(view.information())(direction)
     expected = jax.jit(lambda d: -jax.jvp(jax.grad(objective), (origin,), (d,))[1])(direction)
     assert_close(products, expected, 0, by_dtype(1e-3, 1e-8))
     # Between 0, for what only completed data would tell, and 1.
@@ -72,12 +75,12 @@ def test_negative_curvature_is_noticed():
 
 def test_newton_steps_never_lower_the_objective_and_leave_a_saddle():
     x = array(X)
-    problem = problem_of(x, jnp.ones(len(X), DTYPE), array(1e-3), 3, "full")
+    problem = problem_of(x, jnp.ones(len(X), DTYPE), array(1e-3), 3, structure_named("full"))
     # All components alike but for a trace of a difference.
     start = start_from_labels(X, "full", blur=0.999)
     begin = problem.rows.standardization.transform(start)
-    before = LocalModel.of(problem, begin, "full").statistics.log_likelihood
-    ascent = newton(problem, begin, "full")
+    before = LocalModel.of(problem, begin).statistics.log_likelihood
+    ascent = newton(problem, begin)
     assert ascent.statistics.log_likelihood > before + 1
     assert np.isfinite(double(ascent.mixture.means)).all()
 
