@@ -42,6 +42,8 @@ from jaxgmm.operations.divergences import overlap
 from jaxgmm.operations.divergences import wasserstein_distance
 from jaxgmm.fits.fitting import fit
 from jaxgmm.solvers.gradient import fit_gradient
+from jaxgmm.solvers.from_statistics import Iteration
+from jaxgmm.solvers.from_statistics import em_from_statistics
 from jaxgmm.files.interchange import from_sklearn
 from jaxgmm.files.interchange import to_numpyro
 from jaxgmm.files.interchange import to_sklearn
@@ -82,6 +84,7 @@ __all__ = [
     "FitResult",
     "Full",
     "GaussianMixture",
+    "Iteration",
     "NIWPrior",
     "Selection",
     "Spherical",
@@ -100,6 +103,7 @@ __all__ = [
     "constrain",
     "e_step",
     "em",
+    "em_from_statistics",
     "em_step",
     "entropy",
     "fit",

@@ -331,3 +331,12 @@ def test_of_no_rows_there_is_nothing_and_no_likelihood():
     for number in (jg.log_likelihood, jg.bic):
         with pytest.raises(ValueError, match="at least one row"):
             number(mixture, nothing)
+
+
+@pytest.mark.parametrize("function", [jg.em, jg.e_step, jg.log_likelihood, jg.standard_errors])
+def test_what_is_no_mixture_is_a_type_error(function):
+    with pytest.raises(TypeError, match="GaussianMixture"):
+        function(array(X), array(X))
+    result = jg.em(start_from_labels(X, "diag"), array(X), max_iter=1, tol=0)
+    with pytest.raises(TypeError, match=r"result\.mixture"):
+        function(result, array(X))

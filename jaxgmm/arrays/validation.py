@@ -35,7 +35,15 @@ def as_query(mixture: Any, x: ArrayLike) -> tuple[Any, Array]:
 
 
 def check_mixture(mixture: Any) -> None:
-    """ValueError unless the leaves are those of one mixture, not of a batch."""
+    """Checks that it is one mixture.
+
+    Raises:
+        TypeError: no mixture at all.
+        ValueError: a batch of them.
+    """
+    if not (hasattr(mixture, "log_weights") and hasattr(mixture, "means")):
+        hint = "; its mixture is result.mixture" if hasattr(mixture, "mixture") else ""
+        raise TypeError(f"a GaussianMixture is expected, got {type(mixture).__name__}{hint}")
     if mixture.means.ndim != 2 or mixture.log_weights.shape != mixture.means.shape[:1]:
         raise ValueError(
             "one mixture is expected, with log_weights (K,) and means (K, D), got "

@@ -1,5 +1,6 @@
 """The loop: EM steps from a given start until nothing is left to gain."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -165,17 +166,38 @@ def result_of(
     """The result of a loop that has ended; see `run`."""
     whitening = ready_to_whiten(mixture)
     penalized = with_penalty(whitening, problem.regularization)
-    log_likelihood, objective = total_log_prob(
-        problem.rows, whitening, whitening.log_weights, penalized.log_weights
-    )
+    totals = total_log_prob(problem.rows, whitening, whitening.log_weights, penalized.log_weights)
+    result = summary(whitening, trace, totals, problem.regularization, active, settings)
+    return replace(result, mixture=problem.rows.standardization.inverse_transform(mixture))
+
+
+def summary(
+    mixture: GaussianMixture,
+    trace: Trace,
+    totals: tuple[Array, ...],
+    regularization: Array,
+    active: Array,
+    settings: Settings,
+) -> FitResult:
+    """What a loop that has ended says about its mixture.
+
+    Args:
+        mixture: that can be relied on, with a covariance that is `with_inverse`.
+        trace: of the loop.
+        totals: log-likelihood and objective of the mixture.
+        regularization: (D,) variances in its coordinates.
+        active: (K,) bool, which components there are.
+        settings: static choices.
+    """
+    log_likelihood, objective = totals
     finite = trace.finite & jnp.isfinite(objective) & jnp.isfinite(log_likelihood)
-    degenerate = finite & active & degenerate_components(whitening, problem.regularization)
+    degenerate = finite & active & degenerate_components(mixture, regularization)
     status = jnp.where(trace.progress.converged(), Status.CONVERGED, Status.MAX_ITER)
     status = jnp.where(jnp.any(degenerate), Status.DEGENERATE, status)
     status = jnp.where(finite, status, Status.NON_FINITE)
     done = jnp.arange(settings.max_iter, dtype=jnp.int32) >= trace.n_iter - 1
     return FitResult(
-        mixture=problem.rows.standardization.inverse_transform(mixture),
+        mixture=mixture,
         log_likelihood=log_likelihood,
         objective=objective,
         n_iter=trace.n_iter,
@@ -219,15 +241,36 @@ def iteration(
     # Without a tolerance there is nothing to be judged, and no gain has to be seen.
     smallest_gain = jnp.where((tol > 0) & (trace.n_iter > 0), trace.progress.gain, jnp.inf)
     taken = step(problem, mixture, smallest_gain)
+    weight = jnp.sum(problem.rows.weights)
+    return advance(problem.structure, mixture, trace, taken, weight, tol)
+
+
+def advance(
+    structure: AnyStructure,
+    mixture: GaussianMixture,
+    trace: Trace,
+    taken: Step,
+    weight: Array,
+    tol: Array,
+) -> Loop:
+    """The loop after a step from its mixture.
+
+    Args:
+        structure: the covariance type.
+        mixture: where the step began.
+        trace: before it.
+        taken: the step.
+        weight: () of all rows.
+        tol: () gain per unit of weight that may remain.
+    """
     finite = jnp.isfinite(taken.objective) & is_finite(taken.mixture)
     if trace.accelerator is None:
         accelerator, objective = None, taken.objective
         following = jax.tree.map(partial(jnp.where, finite), taken.mixture, mixture)
         progress = trace.progress.update(taken.gain, tol)
     else:
-        weight = jnp.sum(problem.rows.weights)
         following, accelerator = trace.accelerator.update(
-            problem.structure.chart, mixture, taken, finite, weight, tol
+            structure.chart, mixture, taken, finite, weight, tol
         )
         finite |= ~trace.accelerator.is_plain
         progress, objective = accelerator.progress, accelerator.objective

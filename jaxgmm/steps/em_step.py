@@ -76,7 +76,7 @@ def e_step(
             raise ValueError(
                 f"log_prior must be {(x.shape[0], mixture.n_components)}, got {log_prior.shape}"
             )
-    variances = _variances(regularization, x)
+    variances = check_regularization(regularization, x)
     return _e_step(mixture, x, weights, log_prior, variances, structure.full_second_moment)
 
 
@@ -151,12 +151,14 @@ def m_step(
             f"covariance_type={structure.name!r} needs second moments (K, D, D), the statistics "
             f"have {statistics.second.shape}; gather them with that covariance_type"
         )
-    variances = _variances(0 if regularization is None else regularization, statistics.first)
+    variances = check_regularization(
+        0 if regularization is None else regularization, statistics.first
+    )
     previous = jax.tree.map(lambda leaf: leaf.astype(variances.dtype), previous)
     return maximize(structure, statistics, previous, variances)
 
 
-def _variances(regularization: Any, x: Array) -> Any:
+def check_regularization(regularization: Any, x: Array) -> Any:
     """(D,) for x (N, D), in its dtype; None stays None.
 
     Raises:
