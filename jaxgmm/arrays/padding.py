@@ -30,8 +30,10 @@ def bucket_size(number: int) -> int:
     return power if number > 3 * power // 4 else 3 * power // 4
 
 
-def with_padding(x: Array, weights: Array | None, others: Any) -> tuple[Array, Array]:
-    """Data and weights of which there are few sizes: as they are where they are large or traced.
+def with_padding(
+    x: Array, weights: Array | None, others: Any, of_rows: Any = None
+) -> tuple[Array, Array, Any]:
+    """Data, and what else there is of rows, of few sizes; as they are if they are large or traced.
 
     Compiling takes seconds, and a fit to small data much less. Where data are large it is the other
     way round, and a copy of them would not be cheap. What is traced is part of a program already,
@@ -41,14 +43,16 @@ def with_padding(x: Array, weights: Array | None, others: Any) -> tuple[Array, A
         x: (N, D).
         weights: (N,), or None for ones.
         others: all else that a fit depends on.
+        of_rows: a tree of (N, ...), or None.
     """
     weights = unit_weights(x) if weights is None else weights
-    if not is_concrete(x, weights, *jax.tree.leaves(others)) or not is_small(x):
-        return x, weights
+    data = (x, weights, of_rows)
+    if not is_concrete(*jax.tree.leaves((data, others))) or not is_small(x):
+        return data
     if len(x.sharding.device_set) > 1:
-        return x, weights
+        return data
     n_rows = padded_rows(x.shape[0])
-    return with_rows(x, n_rows, by_numpy=True), with_rows(weights, n_rows, by_numpy=True)
+    return jax.tree.map(lambda array: with_rows(array, n_rows, by_numpy=True), data)
 
 
 def with_rows(array: Array, n_rows: int, by_numpy: bool = False) -> Array:

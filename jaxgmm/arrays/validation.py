@@ -287,3 +287,29 @@ def check_key(key: Any) -> Array:
     if key.ndim != (0 if typed else 1):
         raise ValueError(f"key must be a single key, got shape {key.shape}; use jax.vmap for many")
     return key
+
+
+def as_log_prior(log_prior: ArrayLike, x: Array, n_components: int, weights: Array | None) -> Array:
+    """What is added to the logits, (N, K), in the dtype of the data (N, D).
+
+    Raises:
+        TypeError: not numeric.
+        ValueError: of another shape; where values are known, NaN, infinity, or a row with a weight
+            for which no component is possible.
+    """
+    check_whole("log_prior", log_prior, 0, 1)
+    array = as_float_array("log_prior", log_prior).astype(x.dtype)
+    if array.shape != (x.shape[0], n_components):
+        raise ValueError(f"log_prior must be {(x.shape[0], n_components)}, got {array.shape}")
+    with jax.ensure_compile_time_eval():
+        if is_concrete(array) and (weights is None or is_concrete(weights)):
+            highest = jnp.max(array, axis=1)
+            fine = jnp.isfinite(highest) & ~jnp.any(jnp.isnan(array), axis=1)
+            fine |= False if weights is None else weights == 0
+            if not bool(jnp.all(fine)):
+                row = int(jnp.argmin(fine))
+                raise ValueError(
+                    f"log_prior must leave each row a component, and be less than infinity: row "
+                    f"{row} is {array[row]}"
+                )
+    return array

@@ -40,6 +40,7 @@ def fit_batch(
     *,
     covariance_type: str = "full",
     weights: ArrayLike | Sequence[ArrayLike] | None = None,
+    log_prior: ArrayLike | Sequence[ArrayLike] | None = None,
     init: str | GaussianMixture | ArrayLike | Sequence[ArrayLike] = "k-means++",
     n_init: int = 1,
     max_iter: int = 1000,
@@ -69,6 +70,8 @@ def fit_batch(
         weights: (B, N) sample weights, or (N,) for all models; for a sequence of arrays a sequence
             of (N_b,). 0 removes a row, which may then hold anything: so data of different lengths
             fit into one array.
+        log_prior: (B, N, K), see `fit`, or (N, K) for all models; for a sequence of arrays a
+            sequence of (N_b, K).
         init: a name, see `fit`; a `GaussianMixture` of which all leaves lead with B; or
             responsibilities (B, N, K), for a sequence of arrays a sequence of (N_b, K).
         n_init: restarts of each model.
@@ -110,10 +113,10 @@ def fit_batch(
         settings=settings,
     )
     if isinstance(x, (list, tuple)) and all(np.ndim(item) == 2 for item in x):
-        return _fit_lists(fit_arrays, x, n_components, weights, init)
+        return _fit_lists(fit_arrays, x, n_components, weights, log_prior, init)
     x, weights = check_batch(x, weights)
     n_models = len(x) if x.ndim == 3 else len(weights)
-    return fit_arrays(np.arange(n_models), x, weights, init)
+    return fit_arrays(np.arange(n_models), x, weights, log_prior, init)
 
 
 def _fit_arrays(
@@ -121,6 +124,7 @@ def _fit_arrays(
     numbers: np.ndarray,
     x: Array,
     weights: Array,
+    log_prior: Any,
     init: Any,
     *,
     n_components: int,
@@ -139,13 +143,17 @@ def _fit_arrays(
     else:
         given, init, n_init = _check_given(init, x, n_models, n_components), "given", 1
         x, weights, given = in_common_dtype(x, weights, given)
+    if log_prior is not None:
+        log_prior = _check_prior(log_prior, x, n_models, n_components)
     options = (check_tol(tol, x), check_reg_covar(reg_covar, x))
     active = np.ones((n_models, n_components), bool)
     static = {"init": init, "n_init": n_init, "settings": settings}
-    arguments = (key, numbers, x, weights, given, active, *options, structure)
+    arguments = (key, numbers, x, weights, log_prior, given, active, *options, structure)
     if not is_concrete(*jax.tree.leaves(arguments)):
         return _fit_batch(*arguments, n_models, **static)
-    leading = (False, True, x.ndim == 3, weights.ndim == 2, True, True, False, False, False)
+    own_prior = log_prior is not None and log_prior.ndim == 3
+    of_data = (False, True, x.ndim == 3, weights.ndim == 2, own_prior)
+    leading = (*of_data, True, True, False, False, False)
     size = x.size if x.ndim == 3 else weights.size
     return fit_blocks(_fit_batch, arguments, leading, n_models, size, **static)
 
@@ -156,6 +164,7 @@ def _fit_batch(
     numbers: Array,
     x: Array,
     weights: Array,
+    log_prior: Array | None,
     given: Any,
     active: Array,
     tol: ArrayLike,
@@ -168,7 +177,7 @@ def _fit_batch(
 ) -> FitResult:
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(numbers))
     active = jnp.asarray(active)
-    data = (keys, x, weights, given, active, tol, reg_covar, structure, n_models)
+    data = (keys, x, weights, log_prior, given, active, tol, reg_covar, structure, n_models)
     return fit_all(*data, init, n_init, settings)
 
 
@@ -204,6 +213,19 @@ def check_batch(x: Any, weights: Any) -> tuple[Array, Array]:
     return in_common_dtype(x, weights)
 
 
+def _check_prior(log_prior: Any, x: Array, n_models: int, n_components: int) -> Array:
+    """What is added to the logits of each model, or of all.
+
+    Raises:
+        ValueError: of another shape.
+    """
+    array = as_float_array("log_prior", log_prior).astype(x.dtype)
+    of_all = (x.shape[-2], n_components)
+    if array.shape not in (of_all, (n_models, *of_all)):
+        raise ValueError(f"log_prior must be {(n_models, *of_all)}, or {of_all}, got {array.shape}")
+    return array
+
+
 def _check_given(init: Any, x: Array, n_models: int, n_components: int) -> Any:
     """Starts that are given for each model: mixtures, or responsibilities.
 
@@ -233,24 +255,27 @@ def _fit_lists(
     x: Sequence[ArrayLike],
     n_components: int,
     weights: Any,
+    log_prior: Any,
     init: Any,
 ) -> FitResult:
     """`fit_batch` of a list of data sets: those of about the same length are one array."""
     n_models = len(x)
     if n_models == 0:
         raise ValueError("x must hold at least one data set, got an empty list")
-    given = None
+    given = prior = None
     with made_on_host():
         data = _arrays_of_each("x", x, n_models)
         if not isinstance(init, (str, GaussianMixture)):
             given = _arrays_of_each("init", init, n_models)
+        if log_prior is not None:
+            prior = _arrays_of_each("log_prior", log_prior, n_models)
         if weights is None:
             own = [unit_weights(item) for item in data]
         else:
             own = _arrays_of_each("weights", weights, n_models)
     if isinstance(init, GaussianMixture):
         _check_given(init, data[0], n_models, n_components)
-    _check_lists(data, own, given, n_components)
+    _check_lists(data, own, {"init": given, "log_prior": prior}, n_components)
     sizes = np.array([padded_rows(item.shape[0]) for item in data])
     results, order = [], []
     for size in np.unique(sizes):
@@ -266,7 +291,8 @@ def _fit_lists(
         if isinstance(init, GaussianMixture):
             start = jax.tree.map(lambda leaf, numbers=numbers: leaf[numbers], init)
         rows, of_rows = in_common_dtype(packed(data), packed(own))
-        results.append(fit_arrays(numbers, rows, of_rows, start))
+        own_prior = None if prior is None else packed(prior)
+        results.append(fit_arrays(numbers, rows, of_rows, own_prior, start))
         order.append(numbers)
     back = np.argsort(np.concatenate(order))
 
@@ -295,9 +321,12 @@ def _arrays_of_each(name: str, arrays: Any, n_models: int) -> list[Array]:
 
 
 def _check_lists(
-    data: list[Array], weights: list[Array], given: list[Array] | None, n_components: int
+    data: list[Array],
+    weights: list[Array],
+    of_components: dict[str, list[Array] | None],
+    n_components: int,
 ) -> None:
-    """ValueError where weights, or responsibilities if there are any, don't fit the data."""
+    """ValueError where weights, or what there is of rows and components, don't fit the data."""
     for b, (item, of_rows) in enumerate(zip(data, weights, strict=True)):
         if 0 in item.shape:
             raise ValueError(f"x[{b}] must hold at least one row and feature, got {item.shape}")
@@ -306,10 +335,11 @@ def _check_lists(
                 f"n_components={n_components} needs at least as many rows, x[{b}] has "
                 f"{item.shape[0]}; use fewer components"
             )
-        if given is not None and given[b].shape != (item.shape[0], n_components):
-            raise ValueError(
-                f"init[{b}] must be {(item.shape[0], n_components)}, got {given[b].shape}"
-            )
+        for name, arrays in of_components.items():
+            if arrays is not None and arrays[b].shape != (item.shape[0], n_components):
+                raise ValueError(
+                    f"{name}[{b}] must be {(item.shape[0], n_components)}, got {arrays[b].shape}"
+                )
         if item.shape[1] != data[0].shape[1] or of_rows.shape != item.shape[:1]:
             raise ValueError(
                 f"x[{b}] must be (N, {data[0].shape[1]}) with weights (N,), got {item.shape} and "

@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import in_own_unit, weighted_sum
-from jaxgmm.arrays.validation import check_fit_arguments
+from jaxgmm.arrays.validation import as_log_prior, check_fit_arguments
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures import densities
@@ -19,7 +19,11 @@ T = TypeVar("T", Array, float)
 
 
 def log_likelihood(
-    mixture: GaussianMixture, x: ArrayLike, weights: ArrayLike | None = None
+    mixture: GaussianMixture,
+    x: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    log_prior: ArrayLike | None = None,
 ) -> Array:
     """Σ w_n log p(x_n), in row chunks: (), in nats.
 
@@ -27,13 +31,16 @@ def log_likelihood(
         mixture: K components.
         x: (N, D).
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
+        log_prior: (N, K) added to the logits, see `em`.
 
     Raises:
         TypeError: x is not numeric.
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    return _log_likelihood(mixture, x, weights)
+    if log_prior is not None:
+        log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
+    return _log_likelihood(mixture, x, weights, log_prior)
 
 
 def n_parameters(mixture: GaussianMixture, covariance_type: str | None = None) -> int:
@@ -140,9 +147,13 @@ def criteria_of(
 
 
 @PlatformProgram
-def _log_likelihood(mixture: GaussianMixture, x: Array, weights: Array) -> Array:
+def _log_likelihood(
+    mixture: GaussianMixture, x: Array, weights: Array, log_prior: Array | None
+) -> Array:
     weights, unit = in_own_unit(weights)
-    return unit * total_log_prob(as_they_are(x, weights), mixture, mixture.log_weights)[0]
+    return (
+        unit * total_log_prob(as_they_are(x, weights, log_prior), mixture, mixture.log_weights)[0]
+    )
 
 
 @PlatformProgram

@@ -11,8 +11,9 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.conversion import in_common_dtype
 from jaxgmm.arrays.numerics import in_own_unit
-from jaxgmm.arrays.padding import with_padding, with_rows
+from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import (
+    as_log_prior,
     as_responsibilities,
     check_choice,
     check_count,
@@ -24,7 +25,7 @@ from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.tasks import in_blocks, slots_for
-from jaxgmm.fits.initialization import STARTS, as_given, least_rows, start_from
+from jaxgmm.fits.initialization import STARTS, as_given, least_rows, respecting, start_from
 from jaxgmm.fits.problems import Problems
 from jaxgmm.fits.restarts import run_all
 from jaxgmm.mixtures.mixture import GaussianMixture
@@ -42,6 +43,7 @@ def fit(
     *,
     covariance_type: str = "full",
     weights: ArrayLike | None = None,
+    log_prior: ArrayLike | None = None,
     init: str | GaussianMixture | ArrayLike = "k-means++",
     n_init: int = 1,
     max_iter: int = 1000,
@@ -64,6 +66,8 @@ def fit(
         covariance_type: "full", "tied", "diag", "spherical", "tied_diag", "tied_spherical" or
             "VEI" (diagonals of the same shape and volumes of their own); or mclust's names of them.
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
+        log_prior: (N, K), see `em`. Named starts respect it: their parts are the components that it
+            says most of, and rows are where it wants them.
         init: "k-means++" (the partition that k-means reaches from greedy seeds in five iterations,
             and in five more with features measured by their deviation within its clusters),
             "kmeans" (the partition that it converges to from these seeds), "random" (random
@@ -113,6 +117,7 @@ def fit(
             init,
             x,
             weights=weights,
+            log_prior=log_prior,
             covariance_type=covariance_type,
             max_iter=max_iter,
             tol=tol,
@@ -129,13 +134,15 @@ def fit(
         given = as_responsibilities(init, x, n_components, weights=weights)
         x, weights, given = in_common_dtype(x, weights, given)
         init, n_init = "given", 1
+    if log_prior is not None:
+        log_prior = as_log_prior(log_prior, x, n_components, weights)
     numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
     structure = structure_named(covariance_type)
     settings = check_settings(max_iter, accelerate, adjoint, history, polish)
     active = np.ones(n_components, bool)
-    x, weights = with_padding(x, weights, (key, given, tol, reg_covar))
-    given = None if given is None else with_rows(given, x.shape[0], by_numpy=True)
-    data = (key, x, weights, given, active, *numbers, structure)
+    of_rows = (log_prior, given)
+    x, weights, of_rows = with_padding(x, weights, (key, tol, reg_covar), of_rows)
+    data = (key, x, weights, *of_rows, active, *numbers, structure)
     return fit_active(*data, init=init, n_init=n_init, settings=settings)
 
 
@@ -144,6 +151,7 @@ def fit_active(
     key: Array,
     x: Array,
     weights: Array,
+    log_prior: Array | None,
     given: Array | None,
     active: ArrayLike,
     tol: ArrayLike,
@@ -156,7 +164,7 @@ def fit_active(
     """`fit` for arguments known to be good; for `active` (K,) and all others see `fit_all`."""
     given = None if given is None else given[None]
     active = jnp.asarray(active)[None]
-    data = (key[None], x, weights, given, active, tol, reg_covar, structure, 1)
+    data = (key[None], x, weights, log_prior, given, active, tol, reg_covar, structure, 1)
     results = fit_all(*data, init, n_init, settings)
     return jax.tree.map(lambda leaf: leaf[0], results)
 
@@ -165,6 +173,7 @@ def fit_all(
     keys: Array,
     x: Array,
     weights: Array,
+    log_prior: Array | None,
     given: Any,
     active: Array,
     tol: ArrayLike,
@@ -181,6 +190,7 @@ def fit_all(
         keys: (M,), one for each model.
         x: (N, D), for all, or (M, N, D).
         weights: (N,), for all, or (M, N).
+        log_prior: (N, K), for all, or (M, N, K), or None.
         given: responsibilities (M, N, K), mixtures (M, ...), or None where `init` is a name.
         active: (M, K) bool, which components there are. The others have no weight from the start,
             and so never have any: fits with different numbers of components can be one program.
@@ -197,7 +207,8 @@ def fit_all(
     """
     n_tasks = keys.shape[0] * n_init
     weights, unit = in_own_unit(weights)
-    problems = Problems(problem_of_each(x, weights, reg_covar, active, structure), n_init)
+    problem = problem_of_each(x, weights, log_prior, reg_covar, active, structure)
+    problems = Problems(problem, n_init)
 
     def start(task: Array) -> GaussianMixture:
         problem, model = problems.of(task), task // n_init
@@ -207,9 +218,10 @@ def fit_all(
         if given is None:
             key = jax.random.fold_in(keys[model], task % n_init)
             least = least_rows(problem.structure, x.shape[-1])
-            responsibilities = STARTS[init](
-                key, lax.stop_gradient(problem.rows), active[model], least
-            )
+            rows = lax.stop_gradient(problem.rows)
+            responsibilities = STARTS[init](key, rows, active[model], least)
+            if rows.log_prior is not None:
+                responsibilities = respecting(responsibilities, rows)
         else:
             responsibilities = as_given(given[model])
         return start_from(
@@ -232,6 +244,7 @@ def fit_all(
 def problem_of_each(
     x: Array,
     weights: Array,
+    log_prior: Array | None,
     reg_covar: ArrayLike,
     active: Array,
     structure: AnyStructure,
@@ -240,8 +253,9 @@ def problem_of_each(
     n_models, n_components = active.shape
 
     of_each = bool(jax.tree.leaves(structure))
+    of_each |= log_prior is not None and log_prior.ndim == 3
     if x.ndim == 2 and weights.ndim == 1 and not of_each:
-        return problem_of(x, weights, reg_covar, n_components, structure)
+        return problem_of(x, weights, reg_covar, n_components, structure, log_prior)
 
     def of_model(model: Array) -> Problem:
         own_x = x[model] if x.ndim == 3 else x
@@ -253,4 +267,4 @@ def problem_of_each(
     none = jnp.zeros((), x.dtype)
     n_rows, n_features = x.shape[-2:]
     problem = in_blocks(of_model, n_models, slots_for(n_models, n_rows * n_features))
-    return problem._replace(rows=Rows(problem.rows.standardization, x, weights))
+    return problem._replace(rows=Rows(problem.rows.standardization, x, weights, log_prior))

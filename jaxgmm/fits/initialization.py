@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from jaxgmm.arrays.numerics import varying
+from jaxgmm.arrays.numerics import einsum, varying
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.fits.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
 from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.operations.transport import assignment
 from jaxgmm.steps.accumulation import accumulate_hard, accumulate_soft
 from jaxgmm.steps.maximization import maximize, means_of
-from jaxgmm.steps.rows import Rows
+from jaxgmm.steps.rows import Rows, chunk_of
 from jaxgmm.steps.statistics import SufficientStatistics
 
 Responsibilities = Callable[[Array, Array], Array]
@@ -109,6 +110,40 @@ def by_random_responsibilities(
         return drawn / jnp.sum(drawn, axis=1, keepdims=True)
 
     return responsibilities
+
+
+def respecting(responsibilities: Responsibilities, rows: Rows) -> Responsibilities:
+    """Responsibilities in which rows are where their prior wants them.
+
+    The parts become the components of which their rows' priors say most, each another one. Where a
+    prior rules out a row's own component, it chooses among the others.
+
+    Args:
+        responsibilities: of some rows.
+        rows: with a prior.
+    """
+    assert rows.log_prior is not None
+    log_prior = rows.log_prior
+    n_components = log_prior.shape[1]
+
+    def summand(numbers: Array, weights: Array, z: Array) -> Array:
+        prior = jax.nn.softmax(chunk_of(log_prior, numbers, weights), axis=1)
+        own = weights[:, None] * responsibilities(numbers, z)
+        return einsum("nk,nj->kj", jnp.where(weights[:, None] != 0, own, 0), prior)
+
+    common = rows.sum(summand, rows.chunk_rows(2 * n_components))
+    # What rows without any preference say is the same of all.
+    component_of = assignment(jnp.mean(common, axis=1, keepdims=True) - common)
+    part_of = jnp.argsort(component_of)
+
+    def moved(numbers: Array, z: Array) -> Array:
+        own = responsibilities(numbers, z)[:, part_of]
+        own = jnp.maximum(own, float(jnp.finfo(own.dtype).eps))
+        logits = jnp.log(own) + log_prior[numbers]
+        usable = jnp.isfinite(jnp.max(logits, axis=1, keepdims=True))
+        return jax.nn.softmax(jnp.where(usable, logits, 0), axis=1)
+
+    return moved
 
 
 def as_given(responsibilities: Array) -> Responsibilities:

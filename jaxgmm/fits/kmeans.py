@@ -83,7 +83,7 @@ def subsample(rows: Rows, size: int) -> Rows:
         rows: the data.
         size: number of rows; behind the rows there are, rows of weight 0 fill up.
     """
-    standardization, x, weights = rows
+    standardization, x, weights = rows.standardization, rows.x, rows.weights
     if isinstance(x.shape[0], int) and x.shape[0] <= size:
         return rows
     present = jnp.sum(weights > 0)

@@ -36,7 +36,10 @@ class Problems(NamedTuple):
         axes = jax.tree.map(lambda _: of_others, self.problem)
         of_x = None if self.problem.rows.x.ndim == 2 else 0
         of_weights = None if self.problem.rows.weights.ndim == 1 else 0
-        return axes._replace(rows=axes.rows._replace(x=of_x, weights=of_weights))
+        log_prior = self.problem.rows.log_prior
+        of_prior = None if log_prior is None or log_prior.ndim == 2 else 0
+        rows = axes.rows._replace(x=of_x, weights=of_weights, log_prior=of_prior)
+        return axes._replace(rows=rows)
 
     def of(self, task: Array) -> Problem:
         """The problem of a fit, or those of several: (), or (S,)."""

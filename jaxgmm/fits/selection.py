@@ -170,7 +170,7 @@ def select(
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
     kept = kept_in_folds(key, of_rows, n_folds)
     given = x
-    x, weights = with_padding(x, weights, key)
+    x, weights, _ = with_padding(x, weights, key)
     weights, unit = in_own_unit(weights)
     kept = np.pad(kept, [(0, 0), (0, x.shape[0] - kept.shape[1])])
     n_fits, total = len(kept), float(np.sum(np.asarray(weights), dtype=float))

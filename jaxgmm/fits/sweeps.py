@@ -164,7 +164,7 @@ def _fit_each(
     seen = weights
     if kept is not None:
         seen = jnp.where(jnp.asarray(kept), jnp.broadcast_to(weights, kept.shape), 0)
-    data = (keys, x, seen, None, active, tol, reg_covar, structure, n_wanted)
+    data = (keys, x, seen, None, None, active, tol, reg_covar, structure, n_wanted)
     results = fit_all(*data, init, n_init, settings)
 
     def judged(model: Array) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import in_own_unit, varying
 from jaxgmm.arrays.padding import with_padding
-from jaxgmm.arrays.validation import check_count, check_fit_arguments, check_key
+from jaxgmm.arrays.validation import as_log_prior, check_count, check_fit_arguments, check_key
 from jaxgmm.covariances.storage import precision, precision_diagonal
 from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.execution.programs import PlatformProgram
@@ -83,6 +83,7 @@ def fit_gradient(
     optimizer: optax.GradientTransformation | None = None,
     *,
     weights: ArrayLike | None = None,
+    log_prior: ArrayLike | None = None,
     key: Array | None = None,
     batch_rows: int = 1024,
     covariance_type: str | None = None,
@@ -104,6 +105,7 @@ def fit_gradient(
         optimizer: any of optax; by default L-BFGS with a line search, or Adam with a rate of 0.02
             where rows are drawn. Static: what is compiled for one object isn't for another.
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
+        log_prior: see `em`.
         key: a JAX PRNG key; with it each gradient is that of rows drawn at random, and only after
             the last update, of which `max_iter` are made, all rows say how much is left to gain.
         batch_rows: how many rows are drawn, with replacement. Static.
@@ -138,9 +140,11 @@ def fit_gradient(
             f"optimizer must be one of optax, for instance optax.adam(0.01), got {optimizer!r}"
         )
     batch_rows = check_count("batch_rows", batch_rows, 1)
-    x, weights = with_padding(x, weights, (mixture, tol, reg_covar, key))
+    if log_prior is not None:
+        log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
+    x, weights, log_prior = with_padding(x, weights, (mixture, tol, reg_covar, key), log_prior)
     numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
-    data = (mixture, x, weights, key, *numbers, structure)
+    data = (mixture, x, weights, log_prior, key, *numbers, structure)
     return _fit_gradient(*data, optimizer=optimizer, batch_rows=batch_rows, settings=settings)
 
 
@@ -155,6 +159,7 @@ def _fit_gradient(
     mixture: GaussianMixture,
     x: Array,
     weights: Array,
+    log_prior: Array | None,
     key: Array | None,
     tol: Array,
     reg_covar: Array,
@@ -164,7 +169,7 @@ def _fit_gradient(
     settings: Settings,
 ) -> FitResult:
     weights, unit = in_own_unit(weights)
-    problem = problem_of(x, weights, reg_covar, mixture.n_components, structure)
+    problem = problem_of(x, weights, reg_covar, mixture.n_components, structure, log_prior)
     fixed, begin = lax.stop_gradient((problem, problem.start_at(mixture)))
     end = _descend(fixed, begin, key, tol, optimizer, batch_rows, settings)
     found = retraction(begin, end.step)
@@ -316,7 +321,9 @@ def _drawn(problem: Problem, present: Array, key: Array, n_rows: int) -> Problem
         key: a JAX PRNG key.
         n_rows: how many.
     """
-    standardization, x, weights = problem.rows
-    places = jax.random.randint(key, (n_rows,), 0, jnp.sum(weights > 0))
+    rows = problem.rows
+    places = jax.random.randint(key, (n_rows,), 0, jnp.sum(rows.weights > 0))
     numbers = present[places]
-    return problem._replace(rows=Rows(standardization, x[numbers], weights[numbers]), extent=None)
+    log_prior = None if rows.log_prior is None else rows.log_prior[numbers]
+    drawn = Rows(rows.standardization, rows.x[numbers], rows.weights[numbers], log_prior)
+    return problem._replace(rows=drawn, extent=None)

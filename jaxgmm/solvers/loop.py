@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import in_own_unit, varying
 from jaxgmm.arrays.padding import with_padding
-from jaxgmm.arrays.validation import check_fit_arguments
+from jaxgmm.arrays.validation import as_log_prior, check_fit_arguments
 from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.execution.programs import Program
@@ -54,6 +54,7 @@ def em(
     x: ArrayLike,
     *,
     weights: ArrayLike | None = None,
+    log_prior: ArrayLike | None = None,
     covariance_type: str | None = None,
     max_iter: int = 1000,
     tol: ArrayLike = 1e-7,
@@ -73,6 +74,8 @@ def em(
         x: (N, D). An array of JAX is read in chunks and never copied, unless it is small; what is
             not JAX's, a memory-mapped file for instance, is copied whole first, once.
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
+        log_prior: (N, K) added to the logits: 0 and -inf for rows of known component, or anything
+            between for what is known beforehand.
         covariance_type: of the fit; by default what the start's storage says.
         max_iter: at most so many steps. Static.
         tol: gain of the objective still to come, extrapolated, in nats per unit of weight. EM has
@@ -110,9 +113,11 @@ def em(
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
     structure = structure_named(covariance_type or mixture.covariance_type)
     settings = check_settings(max_iter, accelerate, adjoint, history, polish)
-    x, weights = with_padding(x, weights, (mixture, tol, reg_covar))
+    if log_prior is not None:
+        log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
+    x, weights, log_prior = with_padding(x, weights, (mixture, tol, reg_covar), log_prior)
     numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
-    return _em(mixture, x, weights, *numbers, structure, settings=settings)
+    return _em(mixture, x, weights, log_prior, *numbers, structure, settings=settings)
 
 
 @partial(Program, static_argnames="settings")
@@ -120,13 +125,14 @@ def _em(
     mixture: GaussianMixture,
     x: Array,
     weights: Array,
+    log_prior: Array | None,
     tol: ArrayLike,
     reg_covar: ArrayLike,
     structure: Structure,
     settings: Settings,
 ) -> FitResult:
     weights, unit = in_own_unit(weights)
-    problem = problem_of(x, weights, reg_covar, mixture.n_components, structure)
+    problem = problem_of(x, weights, reg_covar, mixture.n_components, structure, log_prior)
     active = jnp.ones(mixture.n_components, bool)
     tol = jnp.asarray(tol, x.dtype)
     result = run(problem, problem.start_at(mixture), active, tol, settings)

@@ -18,7 +18,7 @@ from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.features import PRODUCTS, SQUARES, with_one
 from jaxgmm.steps.products import Apart
-from jaxgmm.steps.rows import Rows, chunk_of
+from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
 
 
@@ -83,7 +83,6 @@ def by_differences_apart(
 def statistics_by_differences(
     rows: Rows,
     mixture: GaussianMixture,
-    log_prior: Array | None,
     full_second_moment: bool,
     wanted: Array | None = None,
 ) -> SufficientStatistics:
@@ -96,8 +95,7 @@ def statistics_by_differences(
         numbers: Array, weights: Array, z: Array
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         logits = log_density(mixture.covariance, mixture.means, z) + mixture.log_weights[:, None]
-        if log_prior is not None:
-            logits += chunk_of(log_prior, numbers, weights).T
+        logits = rows.with_prior(logits, numbers, weights)
         terms, total, top = shifted_exponentials(logits, axis=0)
         moments = sum_moments(z, terms * (weights[None] / total), mixture.means, full_second_moment)
         return weighted_sum(weights, (jnp.log(total) + top)[0]), moments

@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.conversion import as_float_array
 from jaxgmm.arrays.host import is_concrete, unit_weights
 from jaxgmm.arrays.numerics import in_own_unit
-from jaxgmm.arrays.placement import check_whole
 from jaxgmm.arrays.validation import (
+    as_log_prior,
     as_responsibilities,
     check_data,
     check_fit_arguments,
@@ -70,12 +70,7 @@ def e_step(
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
     structure = structure_named(covariance_type or mixture.covariance_type)
     if log_prior is not None:
-        check_whole("log_prior", log_prior, 0, 1)
-        log_prior = as_float_array("log_prior", log_prior).astype(x.dtype)
-        if log_prior.shape != (x.shape[0], mixture.n_components):
-            raise ValueError(
-                f"log_prior must be {(x.shape[0], mixture.n_components)}, got {log_prior.shape}"
-            )
+        log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     variances = check_regularization(regularization, x)
     return _e_step(mixture, x, weights, log_prior, variances, structure.full_second_moment)
 
@@ -225,10 +220,9 @@ def _e_step(
     if regularization is not None:
         mixture = with_penalty(mixture, regularization)
     weights, unit = in_own_unit(weights)
-    if extent_of(as_they_are(x, weights), mixture.n_components, None) is None:
-        return unit * expected_statistics(
-            as_they_are(x, weights), mixture, log_prior, full_second_moment
-        )
+    rows = as_they_are(x, weights, log_prior)
+    if extent_of(rows, mixture.n_components, None) is None:
+        return unit * expected_statistics(rows, mixture, full_second_moment)
     return unit * _long_e_step(mixture, x, weights, log_prior, full_second_moment)
 
 
@@ -241,10 +235,11 @@ def _long_e_step(
     full_second_moment: bool,
 ) -> SufficientStatistics:
     """The E-step of long data: by matrix products if these are accurate, but not in derivatives."""
-    rows = Rows(standardization_of(x, weights, is_isotropic(mixture.covariance)), x, weights)
+    standardization = standardization_of(x, weights, is_isotropic(mixture.covariance))
+    rows = Rows(standardization, x, weights, log_prior)
     extent = extent_of(rows, mixture.n_components, None)
     standardized = rows.standardization.transform(mixture)
-    statistics = expected_statistics(rows, standardized, log_prior, full_second_moment, extent)
+    statistics = expected_statistics(rows, standardized, full_second_moment, extent)
     return in_units_of_data(
         statistics.about(standardized.means), rows.standardization, mixture.means
     )
@@ -257,7 +252,7 @@ def _differentiate_long_e_step(
     def by_differences(
         mixture: GaussianMixture, x: Array, weights: Array, log_prior: Array | None
     ) -> SufficientStatistics:
-        return expected_statistics(as_they_are(x, weights), mixture, log_prior, full_second_moment)
+        return expected_statistics(as_they_are(x, weights, log_prior), mixture, full_second_moment)
 
     return jax.jvp(by_differences, primals, tangents)
 

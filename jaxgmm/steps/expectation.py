@@ -28,7 +28,6 @@ APART_FROM, SHARE_APART = 8, 4
 def expected_statistics(
     rows: Rows,
     mixture: GaussianMixture,
-    log_prior: Array | None,
     full_second_moment: bool,
     extent: DataExtent | None = None,
     smallest_gain: ArrayLike = jnp.inf,
@@ -38,7 +37,6 @@ def expected_statistics(
     Args:
         rows: the data; mixture and statistics are in their coordinates, the log-likelihood is of x.
         mixture: K components, whose weights needn't sum to 1.
-        log_prior: (N, K) added to the logits, or None.
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
         extent: of the rows, for matrix products where they are accurate, of all components or of
             all but a few; None for never.
@@ -49,25 +47,21 @@ def expected_statistics(
         of those of all components, each about its own origin: (1, D, D) or (1, D).
     """
     if extent is None:
-        return statistics_by_differences(rows, mixture, log_prior, full_second_moment)
+        return statistics_by_differences(rows, mixture, full_second_moment)
     second_moment = extent.second_moment
 
     def by_products(wanted: Array | None) -> SufficientStatistics:
-        return statistics_by_products(
-            rows, mixture, log_prior, full_second_moment, second_moment, wanted
-        )
+        return statistics_by_products(rows, mixture, full_second_moment, second_moment, wanted)
 
     def by_differences(wanted: Array | None) -> SufficientStatistics:
-        found = statistics_by_differences(rows, mixture, log_prior, full_second_moment, wanted)
+        found = statistics_by_differences(rows, mixture, full_second_moment, wanted)
         if second_moment is None:
             return found
         return replace(found, second=jnp.sum(found.second, axis=0, keepdims=True))
 
     def by_both(wanted: Array | None) -> SufficientStatistics:
         apart = by_differences_apart(mixture, full_second_moment, inaccurate, most)
-        return statistics_by_products(
-            rows, mixture, log_prior, full_second_moment, None, wanted, apart
-        )
+        return statistics_by_products(rows, mixture, full_second_moment, None, wanted, apart)
 
     inaccurate = ~is_accurate(mixture, extent.max_abs, smallest_gain)
     n_inaccurate = largest_in_batch(jnp.sum(inaccurate))
@@ -84,7 +78,7 @@ def most_apart(n_components: int) -> int:
 
 
 def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) -> tuple[Array, ...]:
-    """Σ w_n log p(x_n) of x, for each of several sets of mixing weights.
+    """Σ w_n log p(x_n) of x, for each of several sets of mixing weights, with the rows' prior.
 
     Args:
         rows: the data.
@@ -95,8 +89,9 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
         () for each of them.
     """
 
-    def summand(_: Array, weights: Array, z: Array) -> Array:
+    def summand(numbers: Array, weights: Array, z: Array) -> Array:
         of_components = log_density(mixture.covariance, mixture.means, z)
+        of_components = rows.with_prior(of_components, numbers, weights)
         log_probs = [logsumexp(of_components + given[:, None], axis=0) for given in log_weights]
         values = jnp.stack([jnp.ones_like(weights), *log_probs])
         return einsum("n,fn->f", weights, jnp.where(weights[None] != 0, values, 0))

@@ -46,7 +46,7 @@ class Problem(NamedTuple):
         """
         penalized = with_penalty(mixture, self.regularization)
         wanted = self.structure.full_second_moment
-        return expected_statistics(self.rows, penalized, None, wanted, self.extent, smallest_gain)
+        return expected_statistics(self.rows, penalized, wanted, self.extent, smallest_gain)
 
     def maximize(
         self, statistics: SufficientStatistics, previous: GaussianMixture
@@ -65,10 +65,11 @@ def problem_of(
     reg_covar: ArrayLike,
     n_components: int,
     structure: AnyStructure,
+    log_prior: Array | None = None,
 ) -> Problem:
     """Data in the coordinates that a covariance type allows, with their regularization."""
     standardization = standardization_of(x, weights, structure.isotropic)
-    rows = Rows(standardization, x, weights)
+    rows = Rows(standardization, x, weights, log_prior)
     floor = smallest_variance(x.dtype)
     scale = at_least(jnp.asarray(reg_covar, x.dtype), floor)
     extent = extent_of(rows, n_components, structure)

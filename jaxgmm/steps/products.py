@@ -34,7 +34,7 @@ from jaxgmm.steps.features import (
     LogitCoefficients,
     features_for,
 )
-from jaxgmm.steps.rows import Rows, chunk_of, largest_distance
+from jaxgmm.steps.rows import Rows, largest_distance
 from jaxgmm.steps.statistics import SufficientStatistics
 
 # With fewer products than this, counts included, a pass is too short for a second one to be worth
@@ -73,8 +73,8 @@ def extent_of(rows: Rows, n_components: int, structure: AnyStructure | None) -> 
         return None
     if n_rows * n_components * PRODUCTS.count(n_features) < SMALLEST_PASS:
         return None
-    standardization, x, weights = rows
-    max_abs = largest_distance(x, weights, standardization.center) / standardization.scale
+    center, scale = rows.standardization.center, rows.standardization.scale
+    max_abs = largest_distance(rows.x, rows.weights, center) / scale
     if structure is None or not structure.stores_one:
         return DataExtent(max_abs, None)
     subscripts = "ni,nj->ij" if structure.full_second_moment else "ni,ni->i"
@@ -135,7 +135,6 @@ NONE_APART = Apart(
 def statistics_by_products(
     rows: Rows,
     mixture: GaussianMixture,
-    log_prior: Array | None,
     full_second_moment: bool,
     second_moment: Array | None,
     wanted: Array | None = None,
@@ -146,7 +145,6 @@ def statistics_by_products(
     Args:
         rows: the data; mixture and statistics are in their coordinates, the log-likelihood is of x.
         mixture: K components, whose weights needn't sum to 1.
-        log_prior: (N, K) added to the logits, or None.
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
         second_moment: of a `DataExtent`; the second moments are then those of all components
             together, with a leading axis of 1.
@@ -163,8 +161,8 @@ def statistics_by_products(
     def summand(numbers: Array, weights: Array, z: Array) -> tuple[Any, ...]:
         values = features.of(z)
         logits = apart.logits(form.at(values), z)
-        if log_prior is not None:
-            logits += chunk_of(log_prior, numbers, weights).T + dead[:, None]
+        if rows.log_prior is not None:
+            logits = rows.with_prior(logits, numbers, weights) + dead[:, None]
         by_product = budget().sums_are_products
         terms, total, top = shifted_exponentials(logits, axis=0, by_product=by_product)
         log_prob = (jnp.log(total) + top)[0]

@@ -22,11 +22,19 @@ class Rows(NamedTuple):
         standardization: the coordinates.
         x: (N, D) in the data's units.
         weights: (N,) not negative.
+        log_prior: (N, K) added to the logits of each row, or None.
     """
 
     standardization: Standardization
     x: Array
     weights: Array
+    log_prior: Array | None = None
+
+    def with_prior(self, logits: Array, numbers: Array, weights: Array) -> Array:
+        """Logits (K, rows) of consecutive rows with what is known beforehand of these."""
+        if self.log_prior is None:
+            return logits
+        return logits + chunk_of(self.log_prior, numbers, weights).T
 
     def sum(
         self,
@@ -164,11 +172,11 @@ def _differentiate_variance(
     return variance, jnp.sum(change, axis=0) / jnp.sum(weights)
 
 
-def as_they_are(x: Array, weights: Array) -> Rows:
+def as_they_are(x: Array, weights: Array, log_prior: Array | None = None) -> Rows:
     """Rows in the data's own coordinates."""
     one = jnp.ones_like(x[0])
     zero = jnp.zeros_like(one)
     standardization = Standardization(
         center=zero, scale=one, variance=one, isotropic=jnp.asarray(False)
     )
-    return Rows(standardization, x, weights)
+    return Rows(standardization, x, weights, log_prior)
