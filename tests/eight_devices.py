@@ -90,16 +90,17 @@ IN_SHARD_MAP = {
 def recipe():
     """EM by the README's recipe, and how far its means are from those of `em`."""
 
-    def step(mixture, x):
-        return jg.m_step(jg.e_step(mixture, x).psum("rows"), previous=mixture)
+    def fitted(mixture, x):
+        def statistics(mixture):
+            return jg.e_step(mixture, x).psum("rows")
 
-    step = jax.jit(jax.shard_map(step, mesh=auto, in_specs=(NOWHERE, ROWS), out_specs=NOWHERE))
-    mixture, shared = start, jax.device_put(x, NamedSharding(auto, ROWS))
-    for _ in range(8):
-        mixture = step(mixture, shared)
-    alone = jg.em(start, x, max_iter=8, tol=0.0, reg_covar=0.0).mixture
-    found, expected = jax.device_get((mixture.means, alone.means))
-    return float(np.max(np.abs(found - expected))), step.lower(mixture, shared).compile().as_text()
+        return jg.em_from_statistics(statistics, mixture, max_iter=8, tol=0.0).mixture
+
+    fitted = jax.jit(jax.shard_map(fitted, mesh=auto, in_specs=(NOWHERE, ROWS), out_specs=NOWHERE))
+    shared = jax.device_put(x, NamedSharding(auto, ROWS))
+    alone = jg.em(start, x, max_iter=8, tol=0.0).mixture
+    found, expected = jax.device_get((fitted(start, shared).means, alone.means))
+    return float(np.max(np.abs(found - expected))), fitted.lower(start, shared).compile().as_text()
 
 
 def refusal(function, *arguments):
