@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxgmm.arrays import budgets
 from jaxgmm.arrays.budgets import Budget, budget, by_platform
-from jaxgmm.arrays.numerics import varying
+from jaxgmm.arrays.numerics import all_in_batch, varying
 
 T = TypeVar("T")
 
@@ -136,21 +136,28 @@ def _sum_of_pieces(
 def conditional_sum(number: Array, sums: Sequence[Callable[[Array | None], T]]) -> T:
     """The sum that has a number.
 
-    On a CPU not by a branch, as XLA splits no work inside of one among cores, but by the number of
-    turns that each takes, which no derivative can go backward through.
+    In a batch each of its members has its own, whatever the others have: sums that any of them
+    wants are made of all. On a CPU not by a branch, as XLA splits no work inside of one among
+    cores, but by the number of turns that each takes, which no derivative can go backward through.
 
     Args:
         number: () int, from 0.
         sums: each called with `wanted` of `sum_over_chunks`.
     """
 
-    def chosen() -> T:
+    def found(number_of_sum: int) -> T:
+        of, wanted = sums[number_of_sum], ~all_in_batch(number != number_of_sum)
         if budget().branches_are_slow:
-            result, *others = (of(number == i) for i, of in enumerate(sums))
-            for i, other in enumerate(others, start=1):
-                result = jax.tree.map(partial(jnp.where, number == i), other, result)
-            return result
-        return lax.switch(number, [lambda of=of: varying(of(None)) for of in sums])
+            return of(wanted)
+        shapes = jax.eval_shape(of, None)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return lax.cond(wanted, lambda: varying(of(None)), lambda: varying(nothing, shapes))
+
+    def chosen() -> T:
+        result = found(0)
+        for i in range(1, len(sums)):
+            result = jax.tree.map(partial(jnp.where, number == i), found(i), result)
+        return result
 
     return by_platform(chosen)
 

@@ -240,10 +240,11 @@ class Restarts(NamedTuple):
             collapsed = collapsed_components(whitening, problem.regularization)
             # Before the end components may be alike because they have hardly begun to part.
             none = varying((jnp.zeros_like(collapsed),) * 2, whitening)
-            on_the_way = all_in_batch(keep_going(trace, self.settings.max_iter))
-            are_twins, repeats = lax.cond(
-                on_the_way, lambda: none, lambda: varying(twins(whitening), none)
+            on_the_way = keep_going(trace, self.settings.max_iter)
+            alike = lax.cond(
+                all_in_batch(on_the_way), lambda: none, lambda: varying(twins(whitening), none)
             )
+            are_twins, repeats = (flags & ~on_the_way for flags in alike)
             degenerate = (collapsed | repeats) & self.active[model]
             healthy = trace.finite & ~jnp.any((degenerate | are_twins) & self.active[model])
             if not self.splits:

@@ -27,8 +27,8 @@ def by_differences_apart(
 ) -> Apart:
     """The components that products lose, one after the other by differences.
 
-    So only as many cost what differences do as have to. In a batch as many as any of its mixtures
-    has, and the first of the others where one has fewer.
+    So only as many cost what differences do as have to, in a batch as many as any of its mixtures
+    has.
 
     Args:
         mixture: K components.
@@ -38,7 +38,8 @@ def by_differences_apart(
     """
     n_components, n_features = mixture.means.shape
     numbers = jnp.argsort(~inaccurate)[:most]
-    count = largest_in_batch(jnp.sum(inaccurate))
+    count = jnp.sum(inaccurate)
+    turns = largest_in_batch(count)
     square = (most, n_features, n_features) if full_second_moment else (most, n_features)
     shapes = ((most,), (most, n_features), square)
 
@@ -51,9 +52,10 @@ def by_differences_apart(
         def put(i: Array, of_all: Array) -> Array:
             one = component(i)
             own = log_density(one.covariance, one.means, z) + one.log_weights[:, None]
+            own = jnp.where(i < count, own, lax.dynamic_slice_in_dim(of_all, numbers[i], 1))
             return lax.dynamic_update_slice_in_dim(of_all, own, numbers[i], axis=0)
 
-        return lax.fori_loop(0, count, put, varying(of_all, z, mixture))
+        return lax.fori_loop(0, turns, put, varying(of_all, z, mixture))
 
     def moments(z: Array, responsibilities: Array) -> tuple[Array, ...]:
         def put(i: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -65,7 +67,7 @@ def by_differences_apart(
             )
 
         nothing = tuple(jnp.zeros(shape, z.dtype) for shape in shapes)
-        return lax.fori_loop(0, count, put, varying(nothing, z, responsibilities, mixture))
+        return lax.fori_loop(0, turns, put, varying(nothing, z, responsibilities, mixture))
 
     def statistics(found: SufficientStatistics, sums: tuple[Array, ...]) -> SufficientStatistics:
         places = jnp.where(jnp.arange(most) < count, numbers, n_components)

@@ -9,7 +9,6 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.chunks import conditional_sum
 from jaxgmm.arrays.numerics import (
     einsum,
-    largest_in_batch,
     logsumexp,
 )
 from jaxgmm.mixtures.densities import log_density
@@ -64,7 +63,7 @@ def expected_statistics(
         return statistics_by_products(rows, mixture, full_second_moment, None, wanted, apart)
 
     inaccurate = ~is_accurate(mixture, extent.max_abs, smallest_gain)
-    n_inaccurate = largest_in_batch(jnp.sum(inaccurate))
+    n_inaccurate = jnp.sum(inaccurate)
     most = most_apart(mixture.n_components) if second_moment is None else 0
     if not most:
         return conditional_sum((n_inaccurate > 0).astype(int), [by_products, by_differences])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import array, assert_close, by_dtype, double
+from helpers import EPS, array, assert_close, by_dtype, double
 
 import jaxgmm as jg
 from jaxgmm.arrays import host
@@ -75,7 +75,7 @@ def passes(request, rows):
 
     @jax.jit
     def one(mixture):
-        return expected_statistics(rows, mixture, None, full, extent)
+        return expected_statistics(rows, mixture, full, extent)
 
     return request.param, rows.standardization.standardize(rows.x, rows.weights), extent, one
 
@@ -123,8 +123,8 @@ def test_products_alone_would_lose_the_tight_component(passes, rows):
     covariance_type, z, extent, _ = passes
     mixture = mixture_with(MOST, covariance_type, double(z))
     full = STRUCTURES[covariance_type].full_second_moment
-    lost = statistics_by_products(rows, mixture, None, full, None).about(mixture.means)
-    kept = statistics_by_differences(rows, mixture, None, full)
+    lost = statistics_by_products(rows, mixture, full, None).about(mixture.means)
+    kept = statistics_by_differences(rows, mixture, full)
     apart = ~np.asarray(is_accurate(mixture, extent.max_abs))
     size = np.abs(double(kept.second))[apart].reshape(MOST, -1).max(axis=1)
     error = np.abs(double(lost.second) - double(kept.second))[apart].reshape(MOST, -1).max(axis=1)
@@ -144,13 +144,44 @@ def test_a_batch_of_which_each_loses_others_is_one_by_one(passes):
             assert_close(getattr(together, name), expected, rtol=0, atol=tolerance)
 
 
+def test_the_form_of_a_pass_is_not_a_matter_of_neighbors(passes):
+    """Each of a shuffled batch of tight and wide mixtures has the digits that it has alone."""
+    covariance_type, z, _, one = passes
+    mixtures = [mixture_with(n, covariance_type, double(z)) for n in (MOST + 1, 0, 1, MOST)]
+
+    def gap(actual, expected):
+        """In roundings of the largest number of each component."""
+        parts = []
+        for name in ("count", "first", "second"):
+            ours, theirs = (double(getattr(of, name)).reshape(K, -1) for of in (actual, expected))
+            size = np.abs(theirs).max(axis=1, keepdims=True)
+            parts.append(np.abs(ours - theirs) / np.where(size > 0, size, 1) / EPS)
+        return max(part.max() for part in parts)
+
+    for order in ([0, 1, 2, 3], [3, 1], [1, 2, 0]):
+        shuffled = [mixtures[i] for i in order]
+        batch = jax.vmap(one)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *shuffled))
+        for place, i in enumerate(order):
+            together = jax.tree.map(lambda leaf, place=place: leaf[place], batch)
+            assert np.array_equal(together.origin, one(mixtures[i]).origin)
+            assert gap(together, one(mixtures[i])) < 500
+    # Each form has statistics about another origin.
+    origins = [double(one(mixture).origin) for mixture in mixtures[:3]]
+    assert not any(np.array_equal(origins[i], origins[i - 1]) for i in range(3))
+
+
 def test_a_prior_is_added_to_components_apart(passes, rows):
     covariance_type, z, extent, _ = passes
     full = STRUCTURES[covariance_type].full_second_moment
     mixture = mixture_with(1, covariance_type, double(z))
     prior = array(np.random.default_rng(2).normal(size=(N, K)))
-    expected = statistics_by_differences(rows, mixture, prior, full)
-    actual = jax.jit(lambda prior: expected_statistics(rows, mixture, prior, full, extent))(prior)
+    expected = statistics_by_differences(rows._replace(log_prior=prior), mixture, full)
+
+    @jax.jit
+    def with_prior(prior):
+        return expected_statistics(rows._replace(log_prior=prior), mixture, full, extent)
+
+    actual = with_prior(prior)
     assert_close(actual.count, expected.count, rtol=by_dtype(1e-3, 1e-9))
     assert_close(actual.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-12))
 
@@ -181,7 +212,7 @@ def test_tangents_of_a_pass_are_those_of_differences(passes, rows):
         return one(mixture).about(mixture.means).count
 
     def of_differences(mixture):
-        return statistics_by_differences(rows, mixture, None, full).count
+        return statistics_by_differences(rows, mixture, full).count
 
     _, expected = jax.jvp(of_differences, (mixture,), (direction,))
     _, actual = jax.jvp(of_pass, (mixture,), (direction,))

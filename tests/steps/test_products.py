@@ -58,8 +58,8 @@ def test_statistics_are_those_of_differences(monkeypatch, covariance_type, share
     mixture = rows.standardization.transform(start_from_labels(blobs(), covariance_type))
     extent = extent_of_small(rows, structure if shared else None)
     full = structure.full_second_moment
-    expected = statistics_by_differences(rows, mixture, None, full)
-    actual = statistics_by_products(rows, mixture, None, full, extent.second_moment)
+    expected = statistics_by_differences(rows, mixture, full)
+    actual = statistics_by_products(rows, mixture, full, extent.second_moment)
     tolerance = by_dtype(2e-4, 1e-12)
     assert_close(actual.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-13))
     assert_close(actual.count, expected.count, rtol=tolerance)
@@ -91,8 +91,8 @@ def test_a_log_prior_is_added_and_dead_components_stay_dead():
     log_prior = np.random.default_rng(0).normal(size=(N, K))
     only_dead = np.where((np.arange(N) < 3)[:, None] & (np.arange(K) != 1), -np.inf, log_prior)
     for prior, impossible in ((log_prior, 0), (only_dead, 3)):
-        expected = statistics_by_differences(rows, dead, array(prior), True)
-        actual = statistics_by_products(rows, dead, array(prior), True, None)
+        expected = statistics_by_differences(rows._replace(log_prior=array(prior)), dead, True)
+        actual = statistics_by_products(rows._replace(log_prior=array(prior)), dead, True, None)
         assert_close(actual.count, expected.count, rtol=by_dtype(1e-4, 1e-12))
         assert_close(actual.count[1], impossible / K)
         if impossible:
@@ -308,7 +308,6 @@ def test_a_dead_component_stays_where_it_is(covariance_type):
     statistics = statistics_by_products(
         rows,
         dead,
-        None,
         structure.full_second_moment,
         extent.second_moment if structure.shared else None,
     )
