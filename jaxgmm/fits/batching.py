@@ -29,8 +29,8 @@ from jaxgmm.execution.programs import Program
 from jaxgmm.fits.fitting import fit_all
 from jaxgmm.fits.initialization import STARTS
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.solvers.results import FitResult
-from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.solvers.results import FitResult, with_places
+from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
 
 
 def fit_batch(
@@ -108,6 +108,7 @@ def fit_batch(
         n_components=n_components,
         n_init=check_count("n_init", n_init, 1),
         tol=tol,
+        max_iter=max_iter,
         reg_covar=reg_covar,
         structure=structure,
         settings=settings,
@@ -130,6 +131,7 @@ def _fit_arrays(
     n_components: int,
     n_init: int,
     tol: ArrayLike,
+    max_iter: int,
     reg_covar: ArrayLike | None,
     structure: Structure,
     settings: Settings,
@@ -145,17 +147,18 @@ def _fit_arrays(
         x, weights, given = in_common_dtype(x, weights, given)
     if log_prior is not None:
         log_prior = _check_prior(log_prior, x, n_models, n_components)
-    options = (check_tol(tol, x), check_reg_covar(reg_covar, x))
+    options = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
     active = np.ones((n_models, n_components), bool)
     static = {"init": init, "n_init": n_init, "settings": settings}
     arguments = (key, numbers, x, weights, log_prior, given, active, *options, structure)
     if not is_concrete(*jax.tree.leaves(arguments)):
-        return _fit_batch(*arguments, n_models, **static)
+        return with_places(_fit_batch(*arguments, n_models, **static), max_iter)
     own_prior = log_prior is not None and log_prior.ndim == 3
     of_data = (False, True, x.ndim == 3, weights.ndim == 2, own_prior)
     leading = (*of_data, True, True, False, False, False)
     size = x.size if x.ndim == 3 else weights.size
-    return fit_blocks(_fit_batch, arguments, leading, n_models, size, **static)
+    result = fit_blocks(_fit_batch, arguments, leading, n_models, size, **static)
+    return with_places(result, max_iter)
 
 
 @partial(Program, static_argnames=("init", "n_init", "settings"))
@@ -167,7 +170,7 @@ def _fit_batch(
     log_prior: Array | None,
     given: Any,
     active: Array,
-    tol: ArrayLike,
+    limits: Limits,
     reg_covar: ArrayLike,
     structure: Structure,
     n_models: ArrayLike,
@@ -177,7 +180,7 @@ def _fit_batch(
 ) -> FitResult:
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(numbers))
     active = jnp.asarray(active)
-    data = (keys, x, weights, log_prior, given, active, tol, reg_covar, structure, n_models)
+    data = (keys, x, weights, log_prior, given, active, limits, reg_covar, structure, n_models)
     return fit_all(*data, init, n_init, settings)
 
 

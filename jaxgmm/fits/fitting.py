@@ -30,8 +30,8 @@ from jaxgmm.fits.problems import Problems
 from jaxgmm.fits.restarts import run_all
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.solvers.loop import em
-from jaxgmm.solvers.results import FitResult, in_unit_of_weights
-from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.solvers.results import FitResult, in_unit_of_weights, with_places
+from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
 from jaxgmm.steps.problem import Problem, problem_of
 from jaxgmm.steps.rows import Rows
 
@@ -136,14 +136,15 @@ def fit(
         init, n_init = "given", 1
     if log_prior is not None:
         log_prior = as_log_prior(log_prior, x, n_components, weights)
-    numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
+    numbers = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
     structure = structure_named(covariance_type)
     settings = check_settings(max_iter, accelerate, adjoint, history, polish)
     active = np.ones(n_components, bool)
     of_rows = (log_prior, given)
     x, weights, of_rows = with_padding(x, weights, (key, tol, reg_covar), of_rows)
     data = (key, x, weights, *of_rows, active, *numbers, structure)
-    return fit_active(*data, init=init, n_init=n_init, settings=settings)
+    result = fit_active(*data, init=init, n_init=n_init, settings=settings)
+    return with_places(result, max_iter)
 
 
 @partial(Program, static_argnames=("init", "n_init", "settings"))
@@ -154,7 +155,7 @@ def fit_active(
     log_prior: Array | None,
     given: Array | None,
     active: ArrayLike,
-    tol: ArrayLike,
+    limits: Limits,
     reg_covar: ArrayLike,
     structure: Structure,
     init: str,
@@ -164,7 +165,7 @@ def fit_active(
     """`fit` for arguments known to be good; for `active` (K,) and all others see `fit_all`."""
     given = None if given is None else given[None]
     active = jnp.asarray(active)[None]
-    data = (key[None], x, weights, log_prior, given, active, tol, reg_covar, structure, 1)
+    data = (key[None], x, weights, log_prior, given, active, limits, reg_covar, structure, 1)
     results = fit_all(*data, init, n_init, settings)
     return jax.tree.map(lambda leaf: leaf[0], results)
 
@@ -176,7 +177,7 @@ def fit_all(
     log_prior: Array | None,
     given: Any,
     active: Array,
-    tol: ArrayLike,
+    limits: Limits,
     reg_covar: ArrayLike,
     structure: AnyStructure,
     n_models: ArrayLike,
@@ -194,7 +195,7 @@ def fit_all(
         given: responsibilities (M, N, K), mixtures (M, ...), or None where `init` is a name.
         active: (M, K) bool, which components there are. The others have no weight from the start,
             and so never have any: fits with different numbers of components can be one program.
-        tol: () see `em`.
+        limits: where fits end.
         reg_covar: () see `em`.
         structure: the covariance type; of each model, with a leading axis, where that is data.
         n_models: () how many of the models are wanted; what the others become says nothing.
@@ -234,10 +235,10 @@ def fit_all(
         )
 
     starts = in_blocks(start, n_tasks, problems.n_slots(n_tasks, active.shape[1]))
-    tol = jnp.asarray(tol, x.dtype)
+    limits = limits._replace(tol=limits.tol.astype(x.dtype))
     # A start that is given is where the climb begins, whatever becomes of it.
     splits = given is None
-    results = run_all(problems, starts, active, tol, n_models, settings, splits)
+    results = run_all(problems, starts, active, limits, n_models, settings, splits)
     return in_unit_of_weights(results, unit)
 
 

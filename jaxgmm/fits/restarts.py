@@ -29,13 +29,13 @@ from jaxgmm.solvers.loop import (
     iterate,
     iteration,
     keep_going,
+    limits_of_steps,
     polished,
     result_of,
     run,
-    tol_of_steps,
 )
 from jaxgmm.solvers.results import FitResult, Status
-from jaxgmm.solvers.settings import Settings
+from jaxgmm.solvers.settings import Limits, Settings
 from jaxgmm.steps.problem import Problem, ready_to_whiten
 
 # After so many steps so many restarts of a model are left.
@@ -52,7 +52,7 @@ def run_all(
     problems: Problems,
     starts: GaussianMixture,
     active: Array,
-    tol: Array,
+    limits: Limits,
     n_models: ArrayLike,
     settings: Settings,
     splits: bool = False,
@@ -63,7 +63,7 @@ def run_all(
         problems: the data of M models, each with R restarts.
         starts: with a leading axis M·R.
         active: (M, K) bool, see `run`.
-        tol: () gain per unit of weight that may remain.
+        limits: where climbs end.
         n_models: () int, how many of the models are wanted; what the others become says nothing.
         settings: static choices.
         splits: whether large components are split in the place of such as collapse. Static.
@@ -79,14 +79,14 @@ def run_all(
 
         def climbed(task: Array) -> FitResult:
             of_model = active[task // n_restarts]
-            return run(problems.of(task), at(starts, task), of_model, tol, settings)
+            return run(problems.of(task), at(starts, task), of_model, limits, settings)
 
         return best_of_each(in_blocks(climbed, n_tasks, n_slots), n_restarts)
 
     fixed = problems._replace(problem=lax.stop_gradient(problems.problem))
-    first, final = lax.stop_gradient((starts, tol))
+    first, final = lax.stop_gradient((starts, limits))
     wanted = jnp.arange(n_tasks) < jnp.asarray(n_models) * n_restarts
-    restarts = Restarts(fixed, wanted, active, tol_of_steps(final, settings), settings, splits)
+    restarts = Restarts(fixed, wanted, active, limits_of_steps(final, settings), settings, splits)
     loops, finalists = restarts.run(first)
 
     def result(place: Array) -> FitResult:
@@ -128,7 +128,7 @@ class Restarts(NamedTuple):
         problems: the data of M models, each with R restarts.
         wanted: (M·R,) bool, which climbs are to be made.
         active: (M, K) bool, see `run`.
-        tol: () gain per unit of weight that may remain.
+        limits: where climbs end.
         settings: static choices.
         splits: see `run_all`.
 
@@ -138,7 +138,7 @@ class Restarts(NamedTuple):
     problems: Problems
     wanted: Array
     active: Array
-    tol: Array
+    limits: Limits
     settings: Settings
     splits: bool
 
@@ -146,10 +146,10 @@ class Restarts(NamedTuple):
         """The loops, and the numbers of the best of each model: (M·R,) or (M·FINALISTS,)."""
         loops = jax.vmap(self.begin)(starts)
         if not (self.splits or self.screens):
-            loops = self.iterate(loops, self.wanted, self.settings.max_iter)
+            loops = self.iterate(loops, self.wanted, self.limits.max_iter)
             return loops, jnp.arange(self.wanted.size)
         first = Stage(jnp.asarray(0), loops, jnp.zeros_like(self.wanted), self.wanted)
-        data = (self.problems, self.wanted, self.active, self.tol)
+        data = (self.problems, self.wanted, self.active, self.limits)
         end = lax.while_loop(
             lambda stage: jnp.any(stage.going) & (stage.number < self.n_trials + CLIMBS),
             lambda stage: varying(self.next_stage(stage), data),
@@ -169,34 +169,35 @@ class Restarts(NamedTuple):
 
     def begin(self, start: GaussianMixture) -> Loop:
         """A loop from a start."""
-        return begin(self.problems.problem.structure, start, self.tol, self.settings)
+        return begin(self.problems.problem.structure, start, self.limits.tol, self.settings)
 
     def going(self, loops: Loop) -> Array:
         """Mask of the loops that have another step to take: (M·R,) bool."""
-        return jax.vmap(lambda trace: keep_going(trace, self.settings.max_iter))(loops[1])
+        return jax.vmap(lambda trace: keep_going(trace, self.limits.max_iter))(loops[1])
 
-    def iterate(self, loops: Loop, wanted: Array, limit: ArrayLike) -> Loop:
+    def iterate(self, loops: Loop, wanted: Array, limit: Array) -> Loop:
         """Steps of those that are wanted (M·R,), until they have converged or made so many."""
         if self.wanted.size > 1:
             return self.iterate_all(loops, wanted, limit)
         limit = jnp.where(wanted[0], limit, 0)
         problem = self.problems.of(jnp.asarray(0))
-        loop = iterate(problem, at(loops, 0), self.tol, self.settings, limit)
+        limits = self.limits._replace(max_iter=limit)
+        loop = iterate(problem, at(loops, 0), limits)
         return jax.tree.map(lambda leaf: leaf[None], loop)
 
-    def iterate_all(self, loops: Loop, wanted: Array, limit: ArrayLike) -> Loop:
+    def iterate_all(self, loops: Loop, wanted: Array, limit: Array) -> Loop:
         """`iterate` for more than one, in slots that are refilled."""
         n_tasks, n_components = loops[0].log_weights.shape
 
         def step(data: tuple[Problem, Array, Array], loop: Loop) -> Loop:
             problem, tol, _ = data
-            return iteration(problem, tol, *loop, self.settings)
+            return iteration(problem, tol, *loop)
 
         return iterate_all(
             step,
             lambda loop: keep_going(loop[1], limit),
             loops,
-            (self.problems.problem, self.tol, jnp.asarray(limit)),
+            (self.problems.problem, self.limits.tol, limit),
             (self.problems.axes, None, None),
             wanted=wanted,
             n_slots=lambda: self.problems.n_slots(n_tasks, n_components, True),
@@ -205,8 +206,8 @@ class Restarts(NamedTuple):
 
     def next_stage(self, stage: Stage) -> Stage:
         """Takes the climbs through a stage, and chooses those for the one after it."""
-        trial, max_iter = stage.number < self.n_trials, self.settings.max_iter
-        limit = jnp.where(trial, min(SCREENING, max_iter), max_iter)
+        trial, max_iter = stage.number < self.n_trials, self.limits.max_iter
+        limit = jnp.where(trial, jnp.minimum(max_iter, SCREENING), max_iter)
         loops = self.iterate(stage.loops, stage.going, limit)
         healthy, again, loops = self.examine(loops, stage.going, stage.number)
         more = ~trial | (jnp.any(again) & (stage.number + 1 < self.n_trials))
@@ -240,7 +241,7 @@ class Restarts(NamedTuple):
             collapsed = collapsed_components(whitening, problem.regularization)
             # Before the end components may be alike because they have hardly begun to part.
             none = varying((jnp.zeros_like(collapsed),) * 2, whitening)
-            on_the_way = keep_going(trace, self.settings.max_iter)
+            on_the_way = keep_going(trace, self.limits.max_iter)
             alike = lax.cond(
                 all_in_batch(on_the_way), lambda: none, lambda: varying(twins(whitening), none)
             )

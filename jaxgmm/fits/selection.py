@@ -30,7 +30,7 @@ from jaxgmm.fits.initialization import STARTS
 from jaxgmm.fits.redundancy import warn_of_redundancy
 from jaxgmm.fits.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
 from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights
-from jaxgmm.solvers.settings import check_reg_covar, check_tol
+from jaxgmm.solvers.settings import Limits, check_limits, check_reg_covar
 from jaxgmm.steps.maximization import stored_as
 
 # The criteria; the winner has the lowest value, times this sign.
@@ -381,11 +381,10 @@ def _checked_folds(
 
 def _checked_choices(
     x: Array, tol: ArrayLike, reg_covar: ArrayLike | None, init: str, n_init: int, max_iter: int
-) -> tuple[tuple[Array, Array], str, int, int]:
+) -> tuple[tuple[Limits, Array], str, int]:
     """The last arguments of `fit_group`, known to be good, which are the same for all rows."""
     return (
-        (check_tol(tol, x), check_reg_covar(reg_covar, x)),
+        (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x)),
         check_choice("init", init, STARTS),
         check_count("n_init", n_init, 1),
-        check_count("max_iter", max_iter, 0),
     )

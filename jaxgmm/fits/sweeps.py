@@ -16,7 +16,7 @@ from jaxgmm.execution.tasks import at, in_blocks, slots_for
 from jaxgmm.fits.criteria import log_map_responsibility
 from jaxgmm.fits.fitting import fit_all
 from jaxgmm.solvers.results import FitResult
-from jaxgmm.solvers.settings import Settings
+from jaxgmm.solvers.settings import Limits, Settings
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.rows import as_they_are
 
@@ -97,10 +97,9 @@ def fit_group(
     kept: np.ndarray | None,
     models: list[Candidate],
     group: Group,
-    numbers: tuple[Array, Array],
+    numbers: tuple[Limits, Array],
     init: str,
     n_init: int,
-    max_iter: int,
 ) -> Fits:
     """M models of one group.
 
@@ -111,10 +110,9 @@ def fit_group(
         kept: (M, N) bool, rows that models see; None for all.
         models: the candidates that they are.
         group: of these.
-        numbers: tol and reg_covar.
+        numbers: where fits end, and reg_covar.
         init: name of a start.
         n_init: number of restarts.
-        max_iter: at most so many steps.
 
     Returns:
         With NumPy's arrays as leaves.
@@ -139,7 +137,7 @@ def fit_group(
         len(models) * x.shape[-2] * x.shape[-1],
         init=init,
         n_init=n_init,
-        settings=Settings(max_iter, "implicit", history=False, accelerate=None),
+        settings=Settings(0, "implicit", history=False, accelerate=None),
     )
     return jax.tree.map(np.asarray, fits)
 
@@ -151,7 +149,7 @@ def _fit_each(
     weights: Array,
     kept: Array | None,
     active: Array,
-    tol: Array,
+    limits: Limits,
     reg_covar: Array,
     structure: AnyStructure,
     n_wanted: Array,
@@ -164,7 +162,7 @@ def _fit_each(
     seen = weights
     if kept is not None:
         seen = jnp.where(jnp.asarray(kept), jnp.broadcast_to(weights, kept.shape), 0)
-    data = (keys, x, seen, None, None, active, tol, reg_covar, structure, n_wanted)
+    data = (keys, x, seen, None, None, active, limits, reg_covar, structure, n_wanted)
     results = fit_all(*data, init, n_init, settings)
 
     def judged(model: Array) -> tuple[Array, Array]:

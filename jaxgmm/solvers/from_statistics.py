@@ -18,8 +18,8 @@ from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.solvers.convergence import Step, gain_of
 from jaxgmm.solvers.loop import Loop, Trace, accepted, advance, begin, keep_going, summary
-from jaxgmm.solvers.results import FitResult
-from jaxgmm.solvers.settings import Settings, check_settings, check_tol, default_reg_covar
+from jaxgmm.solvers.results import FitResult, with_places
+from jaxgmm.solvers.settings import Limits, check_limits, check_settings, default_reg_covar
 from jaxgmm.steps.em_step import check_regularization
 from jaxgmm.steps.maximization import maximize, stored_as, with_penalty
 from jaxgmm.steps.problem import ready_to_whiten
@@ -97,10 +97,10 @@ def em_from_statistics(
     check_mixture(start)
     structure = structure_named(covariance_type or start.covariance_type)
     settings = check_settings(max_iter, accelerate, "implicit", history)
-    tol = check_tol(tol, start.means)
+    limits = check_limits(tol, max_iter, start.means)
     first = _checked(statistics(start), start, structure)
     begun = stored_as(structure, in_common_dtype(start, first)[0])
-    tol = tol.astype(begun.means.dtype)
+    limits = limits._replace(tol=limits.tol.astype(begun.means.dtype))
     variances = check_regularization(regularization, begun.means)
     if variances is None:
         variances = default_reg_covar(begun.means.dtype) * _variance_of(first, structure)
@@ -108,23 +108,23 @@ def em_from_statistics(
     def source(mixture: GaussianMixture) -> SufficientStatistics:
         return _checked(statistics(with_penalty(mixture, variances)), start, structure)
 
-    loop = begin(structure, begun, tol, settings)
-    if is_concrete(*jax.tree.leaves((begun, first, variances, tol))):
-        loop = _iterate_by_python(source, loop, structure, variances, tol, settings, callback)
+    loop = begin(structure, begun, limits.tol, settings)
+    if is_concrete(*jax.tree.leaves((begun, first, variances, limits))):
+        loop = _iterate_by_python(source, loop, structure, variances, limits, callback)
     elif callback is not None:
         raise ValueError("callback is called by Python, which sees nothing while values are traced")
     else:
         loop = lax.while_loop(
-            lambda loop: keep_going(loop[1], settings.max_iter),
-            lambda loop: _turn(*loop, source(loop[0]), structure, variances, tol),
-            varying(loop, begun, first, variances, tol),
+            lambda loop: keep_going(loop[1], limits.max_iter),
+            lambda loop: _turn(*loop, source(loop[0]), structure, variances, limits.tol),
+            varying(loop, begun, first, variances, limits),
         )
     mixture, trace = accepted(*loop)
     of_mixture, of_objective = statistics(mixture), source(mixture)
     totals = of_mixture.log_likelihood, of_objective.log_likelihood
     active = jnp.ones(start.n_components, bool)
     result = _summary(ready_to_whiten(mixture), trace, totals, variances, active, settings)
-    return replace(result, mixture=mixture)
+    return with_places(replace(result, mixture=mixture), max_iter)
 
 
 _summary = partial(jax.jit, static_argnames="settings")(summary)
@@ -174,12 +174,11 @@ def _iterate_by_python(
     loop: Loop,
     structure: Structure,
     regularization: Array,
-    tol: Array,
-    settings: Settings,
+    limits: Limits,
     callback: Callable[[Iteration], None] | None,
 ) -> Loop:
-    while bool(keep_going(loop[1], settings.max_iter)):
-        loop = _turn(*loop, source(loop[0]), structure, regularization, tol)
+    while bool(keep_going(loop[1], limits.max_iter)):
+        loop = _turn(*loop, source(loop[0]), structure, regularization, limits.tol)
         if callback is not None:
             mixture, trace = accepted(*loop)
             numbers = (float(trace.objective), float(trace.progress.remaining))

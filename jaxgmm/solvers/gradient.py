@@ -23,8 +23,8 @@ from jaxgmm.solvers.convergence import Progress
 from jaxgmm.solvers.implicit import as_maximum
 from jaxgmm.solvers.loop import Trace, result_of
 from jaxgmm.solvers.newton import LocalModel
-from jaxgmm.solvers.results import FitResult, in_unit_of_weights
-from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.solvers.results import FitResult, in_unit_of_weights, with_places
+from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
 from jaxgmm.solvers.tangent import retraction, zero_tangent
 from jaxgmm.steps.problem import Problem, problem_of, ready_to_whiten
 from jaxgmm.steps.rows import Rows
@@ -45,7 +45,7 @@ class Descent(NamedTuple):
         n_iter: () int, updates done.
         value: () objective before the last update, per unit of weight.
         finite: () bool, whether all numbers were.
-        history: (max_iter,) objectives.
+        history: objectives.
         remaining: () gain still to come, when it was last looked at.
         look: () int, iteration before which it isn't looked at again.
     """
@@ -71,7 +71,7 @@ class Descent(NamedTuple):
             n_iter=jnp.asarray(0, jnp.int32),
             value=jnp.asarray(-jnp.inf, dtype),
             finite=jnp.asarray(True),
-            history=jnp.zeros(settings.max_iter if settings.history else 0, dtype),
+            history=jnp.zeros(settings.capacity if settings.history else 0, dtype),
             remaining=jnp.asarray(jnp.inf, dtype),
             look=jnp.asarray(1, jnp.int32),
         )
@@ -143,9 +143,10 @@ def fit_gradient(
     if log_prior is not None:
         log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     x, weights, log_prior = with_padding(x, weights, (mixture, tol, reg_covar, key), log_prior)
-    numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
+    numbers = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
     data = (mixture, x, weights, log_prior, key, *numbers, structure)
-    return _fit_gradient(*data, optimizer=optimizer, batch_rows=batch_rows, settings=settings)
+    result = _fit_gradient(*data, optimizer=optimizer, batch_rows=batch_rows, settings=settings)
+    return with_places(result, max_iter)
 
 
 @cache
@@ -161,7 +162,7 @@ def _fit_gradient(
     weights: Array,
     log_prior: Array | None,
     key: Array | None,
-    tol: Array,
+    limits: Limits,
     reg_covar: Array,
     structure: Structure,
     optimizer: optax.GradientTransformation,
@@ -171,7 +172,7 @@ def _fit_gradient(
     weights, unit = in_own_unit(weights)
     problem = problem_of(x, weights, reg_covar, mixture.n_components, structure, log_prior)
     fixed, begin = lax.stop_gradient((problem, problem.start_at(mixture)))
-    end = _descend(fixed, begin, key, tol, optimizer, batch_rows, settings)
+    end = _descend(fixed, begin, key, limits, optimizer, batch_rows, settings)
     found = retraction(begin, end.step)
     remaining = end.remaining
     if key is not None:
@@ -181,7 +182,7 @@ def _fit_gradient(
         n_iter=end.n_iter,
         finite=end.finite,
         objective=end.value,
-        progress=Progress.known(found.log_weights, remaining, tol),
+        progress=Progress.known(found.log_weights, remaining, limits.tol),
         history=end.history,
         accelerator=None,
     )
@@ -193,7 +194,7 @@ def _descend(
     problem: Problem,
     start: GaussianMixture,
     key: Array | None,
-    tol: Array,
+    limits: Limits,
     optimizer: optax.GradientTransformation,
     batch_rows: int,
     settings: Settings,
@@ -223,21 +224,21 @@ def _descend(
             gained = value - descent.value
             noise = float(jnp.finfo(dtype).eps) * jnp.abs(value)
             remaining, look = lax.cond(
-                (gained <= jnp.maximum(tol, noise)) & (number >= look),
+                (gained <= jnp.maximum(limits.tol, noise)) & (number >= look),
                 lambda: varying(_looked(problem, found, number), new),
                 lambda: varying((remaining, look), new),
             )
         return Descent(new, state, number + 1, value, finite, history, remaining, look)
 
     def goes_on(descent: Descent) -> Array:
-        left = descent.remaining >= tol
-        return left & descent.finite & (descent.n_iter < settings.max_iter)
+        left = descent.remaining >= limits.tol
+        return left & descent.finite & (descent.n_iter < limits.max_iter)
 
     first = Descent.begin(optimizer, zero_tangent(start, problem.structure.chart), settings)
     # A line search ends with the value and the gradient that the next update begins with.
     kept = (optax.tree_utils.tree_get(first.state, name) for name in ("value", "grad"))
     searches = key is None and None not in kept
-    return lax.while_loop(goes_on, advance, varying(first, problem, key))
+    return lax.while_loop(goes_on, advance, varying(first, problem, key, limits))
 
 
 def _updated(

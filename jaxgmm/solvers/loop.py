@@ -21,8 +21,8 @@ from jaxgmm.solvers.convergence import Progress, Step, gain_of
 from jaxgmm.solvers.degeneracy import degenerate_components
 from jaxgmm.solvers.implicit import as_maximum
 from jaxgmm.solvers.newton import NEWTON_STEPS, newton
-from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights
-from jaxgmm.solvers.settings import Settings, check_reg_covar, check_settings, check_tol
+from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights, with_places
+from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.maximization import with_penalty
 from jaxgmm.steps.problem import Problem, by_differences, problem_of, ready_to_whiten
@@ -116,8 +116,9 @@ def em(
     if log_prior is not None:
         log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     x, weights, log_prior = with_padding(x, weights, (mixture, tol, reg_covar), log_prior)
-    numbers = (check_tol(tol, x), check_reg_covar(reg_covar, x))
-    return _em(mixture, x, weights, log_prior, *numbers, structure, settings=settings)
+    numbers = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
+    result = _em(mixture, x, weights, log_prior, *numbers, structure, settings=settings)
+    return with_places(result, max_iter)
 
 
 @partial(Program, static_argnames="settings")
@@ -126,7 +127,7 @@ def _em(
     x: Array,
     weights: Array,
     log_prior: Array | None,
-    tol: ArrayLike,
+    limits: Limits,
     reg_covar: ArrayLike,
     structure: Structure,
     settings: Settings,
@@ -134,13 +135,13 @@ def _em(
     weights, unit = in_own_unit(weights)
     problem = problem_of(x, weights, reg_covar, mixture.n_components, structure, log_prior)
     active = jnp.ones(mixture.n_components, bool)
-    tol = jnp.asarray(tol, x.dtype)
-    result = run(problem, problem.start_at(mixture), active, tol, settings)
+    limits = limits._replace(tol=limits.tol.astype(x.dtype))
+    result = run(problem, problem.start_at(mixture), active, limits, settings)
     return in_unit_of_weights(result, unit)
 
 
 def run(
-    problem: Problem, start: GaussianMixture, active: Array, tol: Array, settings: Settings
+    problem: Problem, start: GaussianMixture, active: Array, limits: Limits, settings: Settings
 ) -> FitResult:
     """EM from a start, both in standardized coordinates; the result is in the data's units.
 
@@ -148,16 +149,16 @@ def run(
         problem: the data.
         start: K components.
         active: (K,) bool, which of them there are; the others have no weight.
-        tol: () gain per unit of weight that may remain.
+        limits: where it ends.
         settings: static choices.
     """
     if settings.adjoint == "unroll":
-        mixture, trace = iterate_unrolled(by_differences(problem), start, tol, settings)
+        mixture, trace = iterate_unrolled(by_differences(problem), start, limits, settings)
     else:
-        fixed, first, limit = lax.stop_gradient((problem, start, tol))
-        coarse = tol_of_steps(limit, settings)
-        loop = iterate(fixed, begin(problem.structure, first, coarse, settings), coarse, settings)
-        mixture, trace = polished(fixed, loop, limit, settings)
+        fixed, first, final = lax.stop_gradient((problem, start, limits))
+        coarse = limits_of_steps(final, settings)
+        loop = iterate(fixed, begin(problem.structure, first, coarse.tol, settings), coarse)
+        mixture, trace = polished(fixed, loop, final, settings)
         mixture = as_maximum(problem, mixture, settings)
     return result_of(problem, mixture, trace, active, settings)
 
@@ -201,7 +202,7 @@ def summary(
     status = jnp.where(trace.progress.converged(), Status.CONVERGED, Status.MAX_ITER)
     status = jnp.where(jnp.any(degenerate), Status.DEGENERATE, status)
     status = jnp.where(finite, status, Status.NON_FINITE)
-    done = jnp.arange(settings.max_iter, dtype=jnp.int32) >= trace.n_iter - 1
+    done = jnp.arange(settings.capacity, dtype=jnp.int32) >= trace.n_iter - 1
     return FitResult(
         mixture=mixture,
         log_likelihood=log_likelihood,
@@ -225,7 +226,7 @@ def step(problem: Problem, mixture: GaussianMixture, smallest_gain: ArrayLike = 
 def begin(structure: AnyStructure, start: GaussianMixture, tol: Array, settings: Settings) -> Loop:
     """The loop before its first step."""
     dtype = start.means.dtype
-    n_recorded = settings.max_iter if settings.history else 0
+    n_recorded = settings.capacity if settings.history else 0
     accelerator = None
     if settings.accelerate is not None:
         accelerator = Accelerator.begin(structure.chart, start, METHODS[settings.accelerate], tol)
@@ -240,9 +241,7 @@ def begin(structure: AnyStructure, start: GaussianMixture, tol: Array, settings:
     return start, trace
 
 
-def iteration(
-    problem: Problem, tol: Array, mixture: GaussianMixture, trace: Trace, settings: Settings
-) -> Loop:
+def iteration(problem: Problem, tol: Array, mixture: GaussianMixture, trace: Trace) -> Loop:
     """One turn of the loop; a step that isn't finite is not taken."""
     # Without a tolerance there is nothing to be judged, and no gain has to be seen.
     smallest_gain = jnp.where((tol > 0) & (trace.n_iter > 0), trace.progress.gain, jnp.inf)
@@ -293,40 +292,37 @@ def keep_going(trace: Trace, limit: ArrayLike) -> Array:
     return ~has_ended & (trace.n_iter < limit)
 
 
-def tol_of_steps(tol: Array, settings: Settings) -> Array:
-    """The gain per unit of weight that EM steps may leave."""
-    return jnp.maximum(tol, POLISH_FROM) if settings.polish else tol
+def limits_of_steps(limits: Limits, settings: Settings) -> Limits:
+    """Where EM steps end, if Newton steps may follow."""
+    return limits._replace(tol=jnp.maximum(limits.tol, POLISH_FROM)) if settings.polish else limits
 
 
-def iterate(
-    problem: Problem, loop: Loop, tol: Array, settings: Settings, limit: ArrayLike | None = None
-) -> Loop:
+def iterate(problem: Problem, loop: Loop, limits: Limits) -> Loop:
     """Steps until there is nothing left to gain, or until so many are made."""
-    most = settings.max_iter if limit is None else limit
     return lax.while_loop(
-        lambda loop: keep_going(loop[1], most),
-        lambda loop: iteration(problem, tol, *loop, settings),
-        varying(loop, problem, tol),
+        lambda loop: keep_going(loop[1], limits.max_iter),
+        lambda loop: iteration(problem, limits.tol, *loop),
+        varying(loop, problem, limits),
     )
 
 
-def polished(problem: Problem, loop: Loop, tol: Array, settings: Settings) -> Loop:
+def polished(problem: Problem, loop: Loop, limits: Limits, settings: Settings) -> Loop:
     """A loop that has ended, with the mixture that can be relied on, polished if that is wanted."""
     mixture, trace = accepted(*loop)
     if not settings.polish:
         return mixture, trace
-    left = jnp.minimum(settings.max_iter - trace.n_iter, NEWTON_STEPS)
+    left = jnp.minimum(limits.max_iter - trace.n_iter, NEWTON_STEPS)
     ascent = newton(problem, mixture, left)
-    progress = Progress.known(mixture.log_weights, ascent.gain_left(), tol)
+    progress = Progress.known(mixture.log_weights, ascent.gain_left(), limits.tol)
     n_iter = trace.n_iter + ascent.n_tried
     history = trace.history
     if history.size:
-        skipped = jnp.arange(settings.max_iter, dtype=jnp.int32) >= trace.n_iter - 1
+        skipped = jnp.arange(history.size, dtype=jnp.int32) >= trace.n_iter - 1
         skipped &= ascent.n_tried > 0
         history = jnp.where(skipped, ascent.statistics.log_likelihood, history)
     after_newton = trace._replace(n_iter=n_iter, progress=progress, history=history)
     trace = jax.tree.map(partial(jnp.where, trace.finite), after_newton, trace)
-    return iterate(problem, (ascent.mixture, trace), tol, settings)
+    return iterate(problem, (ascent.mixture, trace), limits)
 
 
 def accepted(mixture: GaussianMixture, trace: Trace) -> Loop:
@@ -337,15 +333,15 @@ def accepted(mixture: GaussianMixture, trace: Trace) -> Loop:
 
 
 def iterate_unrolled(
-    problem: Problem, start: GaussianMixture, tol: Array, settings: Settings
+    problem: Problem, start: GaussianMixture, limits: Limits, settings: Settings
 ) -> Loop:
     """The same steps as a loop of `max_iter` turns, which reverse mode can go back through."""
 
     @jax.checkpoint
     def next_turn(loop: Loop, _: None) -> tuple[Loop, None]:
-        new = iteration(problem, tol, *loop, settings)
-        going = keep_going(loop[1], settings.max_iter)
+        new = iteration(problem, limits.tol, *loop)
+        going = keep_going(loop[1], limits.max_iter)
         return jax.tree.map(partial(jnp.where, going), new, loop), None
 
-    first = varying(begin(problem.structure, start, tol, settings), problem)
-    return lax.scan(next_turn, first, None, length=settings.max_iter)[0]
+    first = varying(begin(problem.structure, start, limits.tol, settings), problem)
+    return lax.scan(next_turn, first, None, length=settings.capacity)[0]

@@ -195,3 +195,11 @@ def in_unit_of_weights(result: FitResult, unit: Array) -> FitResult:
         objective=unit * result.objective,
         history=None if history is None else unit[..., None] * history,
     )
+
+
+def with_places(result: FitResult, max_iter: int) -> FitResult:
+    """A result with a history of so many places, of as many or more."""
+    history = result.history
+    if history is None or history.shape[-1] == max_iter:
+        return result
+    return replace(result, history=history[..., :max_iter])

@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.arrays.host import is_concrete
+from jaxgmm.arrays.host import from_host, is_concrete
 from jaxgmm.arrays.validation import check_choice, check_count, check_flag, check_number
 from jaxgmm.solvers.acceleration import METHODS
 
@@ -14,13 +15,34 @@ ADJOINTS = ("implicit", "one_step", "unroll")
 
 
 class Settings(NamedTuple):
-    """The static choices of a fit: each combination compiles once."""
+    """The static choices of a fit: each combination compiles once.
 
-    max_iter: int
+    Attributes:
+        capacity: places for objectives, 0 where these aren't recorded; steps, where they are
+            unrolled.
+        adjoint: one of `ADJOINTS`.
+        history: whether objectives are recorded.
+        accelerate: one of `METHODS`, or None.
+        polish: whether to end with Newton steps.
+    """
+
+    capacity: int
     adjoint: str
     history: bool
     accelerate: str | None
     polish: bool = False
+
+
+class Limits(NamedTuple):
+    """Where a fit ends: numbers, which compile nothing anew.
+
+    Attributes:
+        tol: () gain per unit of weight that may remain.
+        max_iter: () int, number of steps.
+    """
+
+    tol: Array
+    max_iter: Array
 
 
 def check_settings(
@@ -36,13 +58,27 @@ def check_settings(
         check_choice("accelerate", accelerate, METHODS)
     if adjoint == "unroll" and (accelerate is not None or polish):
         raise ValueError("adjoint='unroll' goes back through plain steps: no accelerate, no polish")
+    max_iter = check_count("max_iter", max_iter, 0)
+    history = check_flag("history", history)
+    capacity = places_for(max_iter) if history else 0
     return Settings(
-        max_iter=check_count("max_iter", max_iter, 0),
+        capacity=max_iter if adjoint == "unroll" else capacity,
         adjoint=check_choice("adjoint", adjoint, ADJOINTS),
-        history=check_flag("history", history),
+        history=history,
         accelerate=accelerate,
         polish=polish,
     )
+
+
+def places_for(max_iter: int) -> int:
+    """Places for so many objectives: a power of ten, so that few sizes are compiled."""
+    return 10 ** len(str(max(max_iter, 2) - 1))
+
+
+def check_limits(tol: ArrayLike, max_iter: int, x: Array) -> Limits:
+    """Where a fit ends, known to be good."""
+    count = np.asarray(check_count("max_iter", max_iter, 0), np.int32)
+    return Limits(check_tol(tol, x), from_host(count))
 
 
 def check_tol(tol: ArrayLike, x: Array) -> Array:

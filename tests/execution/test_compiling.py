@@ -99,18 +99,27 @@ def test_data_with_weights_are_never_copied(key, covariance_type):
 
 
 def test_a_second_fit_compiles_nothing(monkeypatch, key):
+    """Whatever numbers have changed, that of the iterations included."""
     traced = []
     run_all = jaxgmm.fits.fitting.run_all
     monkeypatch.setattr(
         jaxgmm.fits.fitting, "run_all", lambda *a: (traced.append(1), run_all(*a))[1]
     )
+    jax.clear_caches()
     x = np.concatenate([blobs(), blobs(seed=1)])[:92]
-    options = {"covariance_type": "tied_spherical", "max_iter": 17}
-    jg.fit(key, array(x), K, **options)
+    options = {"covariance_type": "tied_spherical"}
+    few = jg.fit(key, array(x), K, max_iter=17, **options)
+    assert few.history.shape == (17,)
     assert traced
     before = len(traced)
-    jg.fit(jax.random.key(1), array(2 * x), K, tol=1e-3, reg_covar=1e-3, **options)
+    other = jg.fit(
+        jax.random.key(1), array(2 * x), K, tol=1e-3, reg_covar=1e-3, max_iter=80, **options
+    )
+    assert other.history.shape == (80,)
     assert len(traced) == before
+    jg.fit(key, array(x), K, max_iter=5, history=False, **options)
+    jg.fit(key, array(x), K, max_iter=5000, history=False, **options)
+    assert len(traced) == before + 1
 
 
 def test_a_sweep_over_components_is_one_program_for_each_type(monkeypatch, key):

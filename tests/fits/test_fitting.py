@@ -25,7 +25,7 @@ from jaxgmm.fits import restarts
 from jaxgmm.fits.initialization import STARTS, start_from
 from jaxgmm.fits.problems import Problems
 from jaxgmm.fits.restarts import best_of
-from jaxgmm.solvers.settings import check_settings
+from jaxgmm.solvers.settings import check_limits, check_settings
 from jaxgmm.steps.problem import problem_of
 
 
@@ -150,7 +150,8 @@ def test_screened_out_restarts_go_on_where_the_finalists_degenerate(key, monkeyp
     settings = check_settings(400, None, "implicit", history=False)
     active = jnp.ones((1, K), bool)
     tol = array(by_dtype(1e-5, 1e-8))
-    result = restarts.run_all(problems, starts, active, tol, 1, settings)[0]
+    limits = check_limits(tol, 400, x)
+    result = restarts.run_all(problems, starts, active, limits, 1, settings)[0]
     expected = em(start_from_labels(blobs(), "diag"), x, tol=by_dtype(1e-5, 1e-8))
     assert result.converged and expected.converged
     assert_close(result.objective, expected.objective, by_dtype(1e-4, 1e-8))
