@@ -5,6 +5,7 @@ import numpy as np
 import oracle
 
 import jaxgmm as jg
+from jaxgmm.arrays import budgets
 from jaxgmm.covariances.structures import SWEPT
 
 DTYPE = jnp.dtype(jnp.result_type(float))
@@ -146,3 +147,9 @@ def assert_refused(capsys, message):
     assert err.startswith("jaxgmm: error: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+def set_budget(patch, **sizes):
+    """Other sizes than those that were tuned, on every platform."""
+    for platform in ("CPU", "ACCELERATOR"):
+        patch.setattr(budgets, platform, getattr(budgets, platform)._replace(**sizes))

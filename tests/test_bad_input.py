@@ -26,8 +26,8 @@ from helpers import (
 )
 
 import jaxgmm as jg
+from jaxgmm.arrays.budgets import CPU
 from jaxgmm.arrays.conversion import as_float_array
-from jaxgmm.arrays.host import SMALL
 from jaxgmm.arrays.validation import check_data
 
 X = blobs()
@@ -309,12 +309,12 @@ def test_bfloat16_of_numpy_is_bfloat16():
 
 
 def test_in_large_data_the_first_bad_number_is_named():
-    spoiled = np.ones((SMALL, 2), DTYPE)
+    spoiled = np.ones((CPU.small, 2), DTYPE)
     spoiled[70_000, 1] = np.inf
     x = jnp.asarray(spoiled)
     with pytest.raises(ValueError, match="x holds inf at row 70000, column 1"):
         jg.fit(jax.random.key(0), x, 2)
-    absent = np.ones(SMALL, DTYPE)
+    absent = np.ones(CPU.small, DTYPE)
     absent[70_000] = 0
     check_data(x, absent)
     with pytest.raises(ValueError, match="row 70000"):

@@ -10,6 +10,7 @@ from helpers import DTYPE, EPS, array, assert_close, by_dtype
 from sklearn.datasets import load_breast_cancer
 
 import jaxgmm as jg
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.fits.initialization import STARTS, least_rows
 from jaxgmm.fits.splitting import split_instead
 from jaxgmm.solvers.convergence import CONFIRMATIONS, Gain, Progress
@@ -132,7 +133,7 @@ def test_parts_that_fits_start_from_have_rows_for_a_covariance(init, key):
     x = array(heavy_tails())
     weights = jnp.ones(N_ROWS, DTYPE)
     rows = Rows(standardization_of(x, weights, isotropic=False), x, weights)
-    least = least_rows("full", None, D)
+    least = least_rows(STRUCTURES["full"], D)
     z = rows.standardization.standardize(x, weights)
 
     @partial(jax.jit, static_argnames="least")

@@ -74,7 +74,7 @@ def test_nothing_of_a_diagonal_mixture_is_a_matrix(covariance_type):
         "gain": lambda m, x: expected_gain(m, m),
         "divergence": lambda m, x: kl_between_covariances(m.covariance, m.covariance, D),
         "penalty": lambda m, x: with_penalty(m, variance),
-        "metric": lambda m, x: metric(m),
+        "metric": lambda m, x: metric(STRUCTURES[covariance_type].chart, m),
         "coordinates": lambda m, x: jg.constrain(jg.unconstrain(m)),
         "gradient": jax.grad(lambda m, x: jnp.sum(m.log_prob(x))),
     }

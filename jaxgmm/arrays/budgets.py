@@ -33,6 +33,24 @@ class Budget(NamedTuple):
         at_once: likewise where nothing is refilled, and more only wait for the slowest.
         fewer_slots: when the queue is empty and few fits are left, there are so many times fewer
             slots; 1 for never.
+        refill: slots are refilled when one in so many has ended.
+        few_left: when the queue is empty and one fit in so many slots is left, there may be fewer.
+        columns: components of all slots together whose logits are one matrix product.
+        smallest_pass: with fewer products than this, counts included, a pass over the data is too
+            short for a second form of it to be worth compiling.
+        padded_pass: with at most so many numbers in a pass, fits with any number of components are
+            made by one program.
+        common_pass: likewise those of all covariance types.
+        block: numbers of pairs of components, or of draws and components, that one intermediate
+            array has at most.
+        unlooped: numbers, as many as whitening all components by all others makes, that aren't
+            worth a loop.
+        small: numbers of an array that may be copied and gone through on the host without a
+            thought.
+        large_batch: numbers in the data of all models above which models aren't copied.
+        calls_per_thread: calls that each thread makes at least, if there are as many models.
+        models_in_call: models that each of these calls fits at most.
+        numbers_in_call: numbers in the data of these models, at most.
     """
 
     chunk: int
@@ -43,6 +61,19 @@ class Budget(NamedTuple):
     in_slots: int
     at_once: int
     fewer_slots: int
+    refill: int = 8
+    few_left: int = 2
+    columns: int = 2**8
+    smallest_pass: int = 2**20
+    padded_pass: int = 2**20
+    common_pass: int = 2**18
+    block: int = 2**20
+    unlooped: int = 2**16
+    small: int = 2**17
+    large_batch: int = 2**24
+    calls_per_thread: int = 4
+    models_in_call: int = 2**8
+    numbers_in_call: int = 2**22
 
 
 # Beginning with an operation takes as long as computing thousands of numbers, of which so many

@@ -9,14 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgmm.arrays.budgets import default_platform
-
-SMALL = 2**17
+from jaxgmm.arrays.budgets import budget, default_platform
 
 
 def is_small(array: Array | np.ndarray) -> bool:
     """Whether an array may be copied and gone through on the host without a thought."""
-    return array.size <= SMALL
+    return array.size <= budget().small
 
 
 def is_concrete(*arrays: Any) -> bool:

@@ -17,13 +17,28 @@ from jaxgmm.arrays.numerics import einsum, inverse_of_lower
 from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical, variances
 
 
+class FreeNumbers(NamedTuple):
+    """The free numbers of covariances, as many of these arrays as the type has.
+
+    Attributes:
+        log_scale: logarithms of standard deviations, or of the diagonals of Cholesky factors:
+            (K or 1, D); (K or 1,) of spheres, and of the volumes of components that share a shape.
+        below: (K or 1, D (D - 1) / 2) what is below the diagonal of Cholesky factors, row by row.
+        log_shape: (D - 1,) logarithms of the first D - 1 features' deviations, less those of the
+            volumes.
+    """
+
+    log_scale: Array
+    below: Array | None = None
+    log_shape: Array | None = None
+
+
 @dataclass(frozen=True)
 class Chart:
     """The free parameters of a covariance type.
 
-    Numbers are a tree of arrays that lead with K, or 1 where all components have them in common;
-    steps are trees of the same shapes. `unit` is 1/√w_k of components with weights w_k, 0 for those
-    without any: (K,), or (1,) of ones where all components share one covariance.
+    Steps are numbers of the same shapes. `unit` is 1/√w_k of components with weights w_k, 0 for
+    those without any: (K,), or (1,) of ones where all components share one covariance.
 
     Attributes:
         numbers: of a covariance of the type.
@@ -41,34 +56,12 @@ class Chart:
             of their numbers only.
     """
 
-    numbers: Callable[[Any], Any]
-    covariance: Callable[[Any], Covariance]
-    metric: Callable[[Any, Array], Any]
-    retract: Callable[[Any, Array, Any, int], Covariance]
-    score: Callable[[Any, Array, Array, Array], Any]
-    information: Callable[[Any, Array, Array, Any], Any] | None = None
-
-
-class Triangular(NamedTuple):
-    """Numbers of a lower triangular factor with positive diagonal.
-
-    Attributes:
-        log_scale: (K or 1, D) logarithms of its diagonal.
-        below: (K or 1, D (D - 1) / 2) what is below the diagonal, row by row.
-    """
-
-    log_scale: Array
-    below: Array
-
-
-class Scales(NamedTuple):
-    """Numbers of standard deviations.
-
-    Attributes:
-        log_scale: (K or 1, D), or (K or 1,) of spheres, their logarithms.
-    """
-
-    log_scale: Array
+    numbers: Callable[[Any], FreeNumbers]
+    covariance: Callable[[FreeNumbers], Covariance]
+    metric: Callable[[Any, Array], FreeNumbers]
+    retract: Callable[[Any, Array, FreeNumbers, int], Covariance]
+    score: Callable[[Any, Array, Array, Array], FreeNumbers]
+    information: Callable[[Any, Array, Array, FreeNumbers], FreeNumbers] | None = None
 
 
 def lower_triangular(diagonal: Array, below: Array) -> Array:
@@ -86,54 +79,64 @@ def places_below(n_features: int) -> tuple[Any, Any]:
     return np.tril_indices(n_features, -1)
 
 
-def _numbers_of_full(covariance: Full) -> Triangular:
+def _numbers_of_full(covariance: Full) -> FreeNumbers:
     scale_tril = covariance.scale_tril
     diagonal = jnp.diagonal(scale_tril, axis1=1, axis2=2)
-    return Triangular(jnp.log(diagonal), scale_tril[:, *places_below(scale_tril.shape[-1])])
+    return FreeNumbers(jnp.log(diagonal), scale_tril[:, *places_below(scale_tril.shape[-1])])
 
 
-def _metric_of_full(covariance: Full, share: Array) -> Triangular:
+def _full_of_numbers(numbers: FreeNumbers) -> Full:
+    assert numbers.below is not None
+    return Full(lower_triangular(jnp.exp(numbers.log_scale), numbers.below))
+
+
+def _metric_of_full(covariance: Full, share: Array) -> FreeNumbers:
     of_rows = share[:, None] / jnp.sqrt(variances(covariance, covariance.scale_tril.shape[-1]))
     rows, _ = places_below(of_rows.shape[1])
-    return Triangular(jnp.broadcast_to(share[:, None], of_rows.shape), of_rows[:, rows])
+    return FreeNumbers(jnp.broadcast_to(share[:, None], of_rows.shape), of_rows[:, rows])
 
 
-def _retract_full(covariance: Full, unit: Array, step: Triangular, n_features: int) -> Full:
+def _retract_full(covariance: Full, unit: Array, step: FreeNumbers, n_features: int) -> Full:
+    assert step.below is not None
     growth = jnp.exp(0.5**0.5 * unit[:, None] * step.log_scale)
     relative = lower_triangular(growth, unit[:, None] * step.below)
     return Full(einsum("kij,kjl->kil", covariance.scale_tril, relative))
 
 
-def _score_of_full(covariance: Full, unit: Array, square: Array, count: Array) -> Triangular:
+def _score_of_full(covariance: Full, unit: Array, square: Array, count: Array) -> FreeNumbers:
     inverse = inverse_of_lower(covariance.scale_tril)
     share = einsum("kij,klj->kil", einsum("kij,kjl->kil", inverse, square), inverse)
     of_scales = jnp.diagonal(share, axis1=1, axis2=2) - count[:, None]
     below = share[:, *places_below(share.shape[-1])]
-    return Triangular(0.5**0.5 * unit[:, None] * of_scales, unit[:, None] * below)
+    return FreeNumbers(0.5**0.5 * unit[:, None] * of_scales, unit[:, None] * below)
 
 
 FULL = Chart(
     numbers=_numbers_of_full,
-    covariance=lambda numbers: Full(lower_triangular(jnp.exp(numbers.log_scale), numbers.below)),
+    covariance=_full_of_numbers,
     metric=_metric_of_full,
     retract=_retract_full,
     score=_score_of_full,
 )
 
 
-def _retract_diagonal(covariance: Diagonal, unit: Array, step: Scales, n_features: int) -> Diagonal:
+def _retract_diagonal(
+    covariance: Diagonal, unit: Array, step: FreeNumbers, n_features: int
+) -> Diagonal:
     return Diagonal(covariance.scale * jnp.exp(0.5**0.5 * unit[:, None] * step.log_scale))
 
 
-def _score_of_diagonal(covariance: Diagonal, unit: Array, square: Array, count: Array) -> Scales:
+def _score_of_diagonal(
+    covariance: Diagonal, unit: Array, square: Array, count: Array
+) -> FreeNumbers:
     of_scales = square / covariance.scale**2 - count[:, None]
-    return Scales(0.5**0.5 * unit[:, None] * of_scales)
+    return FreeNumbers(0.5**0.5 * unit[:, None] * of_scales)
 
 
 DIAGONAL = Chart(
-    numbers=lambda covariance: Scales(jnp.log(covariance.scale)),
+    numbers=lambda covariance: FreeNumbers(jnp.log(covariance.scale)),
     covariance=lambda numbers: Diagonal(jnp.exp(numbers.log_scale)),
-    metric=lambda covariance, share: Scales(
+    metric=lambda covariance, share: FreeNumbers(
         jnp.broadcast_to(share[:, None], covariance.scale.shape)
     ),
     retract=_retract_diagonal,
@@ -142,22 +145,24 @@ DIAGONAL = Chart(
 
 
 def _retract_spherical(
-    covariance: Spherical, unit: Array, step: Scales, n_features: int
+    covariance: Spherical, unit: Array, step: FreeNumbers, n_features: int
 ) -> Spherical:
     growth = jnp.exp((2 * n_features) ** -0.5 * unit * step.log_scale)
     return Spherical(covariance.scale * growth)
 
 
-def _score_of_spherical(covariance: Spherical, unit: Array, square: Array, count: Array) -> Scales:
+def _score_of_spherical(
+    covariance: Spherical, unit: Array, square: Array, count: Array
+) -> FreeNumbers:
     n_features = square.shape[1]
     of_scales = jnp.sum(square, axis=1) / covariance.scale**2 - n_features * count
-    return Scales((2 * n_features) ** -0.5 * unit * of_scales)
+    return FreeNumbers((2 * n_features) ** -0.5 * unit * of_scales)
 
 
 SPHERICAL = Chart(
-    numbers=lambda covariance: Scales(jnp.log(covariance.scale)),
+    numbers=lambda covariance: FreeNumbers(jnp.log(covariance.scale)),
     covariance=lambda numbers: Spherical(jnp.exp(numbers.log_scale)),
-    metric=lambda covariance, share: Scales(jnp.broadcast_to(share, covariance.scale.shape)),
+    metric=lambda covariance, share: FreeNumbers(jnp.broadcast_to(share, covariance.scale.shape)),
     retract=_retract_spherical,
     score=_score_of_spherical,
 )

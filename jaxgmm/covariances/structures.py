@@ -13,7 +13,7 @@ from jax import Array
 from jaxgmm.arrays.numerics import at_least
 from jaxgmm.arrays.validation import check_choice
 from jaxgmm.covariances import charts, estimators, volume_shape
-from jaxgmm.covariances.charts import Chart
+from jaxgmm.covariances.charts import Chart, FreeNumbers
 from jaxgmm.covariances.estimators import Estimator, root_of_matrices
 from jaxgmm.covariances.storage import (
     Covariance,
@@ -211,6 +211,15 @@ def structure_named(covariance_type: str) -> Structure:
     """The row of the table, by its name or by mclust's; ValueError lists the names."""
     name = CODES.get(covariance_type, covariance_type)
     return STRUCTURES[check_choice("covariance_type", name, STRUCTURES)]
+
+
+def chart_with(numbers: FreeNumbers) -> Chart:
+    """The chart that numbers are of, by which of them there are."""
+    if numbers.log_shape is not None:
+        return volume_shape.VOLUME_SHAPE
+    if numbers.below is not None:
+        return charts.FULL
+    return charts.SPHERICAL if numbers.log_scale.ndim == 1 else charts.DIAGONAL
 
 
 def covariance_type_of(covariance: Covariance, n_components: int) -> str:

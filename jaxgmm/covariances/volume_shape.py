@@ -10,31 +10,18 @@ Source: Celeux & Govaert 1995; Sinkhorn & Knopp 1967.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.arrays.numerics import at_least, logsumexp, varying
-from jaxgmm.covariances.charts import Chart
+from jaxgmm.covariances.charts import Chart, FreeNumbers
 from jaxgmm.covariances.storage import Covariance, Diagonal, diagonal_of_factors
 
 # Nearly equal rows or columns take two or three iterations. Where these are not enough, the next
 # step of EM goes on from there.
 MAX_ITERATIONS = 100
-
-
-class VolumeShape(NamedTuple):
-    """Numbers of covariances that share their shape.
-
-    Attributes:
-        log_volume: (K,) logarithms of the geometric means of each component's standard deviations.
-        log_shape: (D - 1,) logarithms of the first D - 1 features' deviations, less that.
-    """
-
-    log_volume: Array
-    log_shape: Array
 
 
 def common_shape(
@@ -99,22 +86,24 @@ def _centered(log_shape: Array) -> Array:
     return log_shape - jnp.mean(log_shape)
 
 
-def _numbers(covariance: Diagonal) -> VolumeShape:
+def _numbers(covariance: Diagonal) -> FreeNumbers:
     log_scale = jnp.log(covariance.scale)
     log_volume = jnp.mean(log_scale, axis=1)
     log_shape = jnp.mean(log_scale - log_volume[:, None], axis=0)
-    return VolumeShape(log_volume, log_shape[:-1])
+    return FreeNumbers(log_volume, log_shape=log_shape[:-1])
 
 
-def _covariance(numbers: VolumeShape) -> Diagonal:
+def _covariance(numbers: FreeNumbers) -> Diagonal:
+    assert numbers.log_shape is not None
     last = -jnp.sum(numbers.log_shape, keepdims=True)
     log_shape = jnp.concatenate([numbers.log_shape, last])
-    return Diagonal(jnp.exp(numbers.log_volume[:, None] + log_shape[None]))
+    return Diagonal(jnp.exp(numbers.log_scale[:, None] + log_shape[None]))
 
 
-def _metric(covariance: Diagonal, share: Array) -> VolumeShape:
+def _metric(covariance: Diagonal, share: Array) -> FreeNumbers:
     n_features = covariance.scale.shape[1]
-    return VolumeShape(n_features**0.5 * share, jnp.ones_like(covariance.scale[0, 1:]))
+    of_shape = jnp.ones_like(covariance.scale[0, 1:])
+    return FreeNumbers(n_features**0.5 * share, log_shape=of_shape)
 
 
 def _reflect(log_shape: Array) -> Array:
@@ -124,30 +113,32 @@ def _reflect(log_shape: Array) -> Array:
     return log_shape - normal * (2 * jnp.sum(normal * log_shape) / jnp.sum(normal**2))
 
 
-def _log_growth(unit: Array, step: VolumeShape, n_features: int) -> Array:
+def _log_growth(unit: Array, step: FreeNumbers, n_features: int) -> Array:
     """The change of the logarithms of deviations that a step is: (K, D)."""
-    of_volumes = (2 * n_features) ** -0.5 * unit * step.log_volume
+    assert step.log_shape is not None
+    of_volumes = (2 * n_features) ** -0.5 * unit * step.log_scale
     of_shape = 0.5**0.5 * _reflect(jnp.pad(step.log_shape, (0, 1)))
     return of_volumes[:, None] + of_shape[None]
 
 
-def _slope(unit: Array, of_scales: Array) -> VolumeShape:
+def _slope(unit: Array, of_scales: Array) -> FreeNumbers:
     """The transpose of `_log_growth`, of slopes by logarithms of deviations (K, D)."""
     of_volumes = (2 * of_scales.shape[1]) ** -0.5 * unit * jnp.sum(of_scales, axis=1)
-    return VolumeShape(of_volumes, 0.5**0.5 * _reflect(jnp.sum(of_scales, axis=0))[:-1])
+    of_shape = 0.5**0.5 * _reflect(jnp.sum(of_scales, axis=0))[:-1]
+    return FreeNumbers(of_volumes, log_shape=of_shape)
 
 
-def _retract(covariance: Diagonal, unit: Array, step: VolumeShape, n_features: int) -> Diagonal:
+def _retract(covariance: Diagonal, unit: Array, step: FreeNumbers, n_features: int) -> Diagonal:
     return Diagonal(covariance.scale * jnp.exp(_log_growth(unit, step, n_features)))
 
 
-def _score(covariance: Diagonal, unit: Array, square: Array, count: Array) -> VolumeShape:
+def _score(covariance: Diagonal, unit: Array, square: Array, count: Array) -> FreeNumbers:
     return _slope(unit, square / covariance.scale**2 - count[:, None])
 
 
 def _information(
-    covariance: Diagonal, unit: Array, square: Array, step: VolumeShape
-) -> VolumeShape:
+    covariance: Diagonal, unit: Array, square: Array, step: FreeNumbers
+) -> FreeNumbers:
     growth = _log_growth(unit, step, square.shape[1])
     return _slope(unit, 2 * growth * square / covariance.scale**2)
 

@@ -8,19 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgmm.arrays.budgets import platform_of
+from jaxgmm.arrays.budgets import budget, platform_of
 from jaxgmm.arrays.host import chosen_device, from_host, on_host
 from jaxgmm.arrays.padding import bucket_size, with_rows
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.threads import in_threads, n_cores
 
 T = TypeVar("T")
-
-# Numbers in the data of all models above which models aren't copied.
-LARGE_BATCH = 2**24
-# Where several calls are made at a time, each thread makes at least so many, if there are as many
-# models, and each fits at most so many models, or data of so many numbers.
-CALLS_PER_THREAD, MODELS_IN_BLOCK, BLOCK = 4, 256, 2**22
 
 
 def fit_blocks(
@@ -88,10 +82,10 @@ def models_in_block(n_models: int, size: int, n_threads: int) -> int:
         n_threads: so many calls at a time.
     """
     if n_threads == 1:
-        return n_models if size > LARGE_BATCH else bucket_size(n_models)
-    fitting = max(1, BLOCK * n_models // size)
-    evenly = bucket_size(-(-n_models // (CALLS_PER_THREAD * n_threads)))
-    return min(MODELS_IN_BLOCK, fitting, evenly)
+        return n_models if size > budget().large_batch else bucket_size(n_models)
+    fitting = max(1, budget().numbers_in_call * n_models // size)
+    evenly = bucket_size(-(-n_models // (budget().calls_per_thread * n_threads)))
+    return min(budget().models_in_call, fitting, evenly)
 
 
 def with_models(array: Any, first: int, n_models: int) -> Array:

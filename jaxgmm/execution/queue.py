@@ -29,11 +29,6 @@ from jaxgmm.execution.tasks import at, take
 
 State = TypeVar("State")
 
-# Slots are refilled when one in so many has ended.
-REFILL = 8
-# When the queue is empty and one loop in so many slots is left, there may be fewer slots.
-FEW_LEFT = 2
-
 
 class Slots(NamedTuple):
     """Loops in work.
@@ -113,7 +108,7 @@ class Queue(NamedTuple):
         size, none = slots.task.size, order.size
         taken = slots.task < none
         data = take(self.data, self.axes, jnp.minimum(slots.task, none - 1) // self.repeats)
-        fewest_now = jnp.where(slots.n_taken < n_queued, size - -(-size // REFILL), fewest)
+        fewest_now = jnp.where(slots.n_taken < n_queued, size - -(-size // budget().refill), fewest)
         states, n_turns = lax.while_loop(
             lambda carry: jnp.sum(taken & self.all_going(carry[0])) > fewest_now,
             lambda carry: (self.step_all(data, carry[0]), carry[1] + size),
@@ -174,7 +169,7 @@ def iterate_all(
         vectors, n_turns = varying((packing.pack(states), jnp.asarray(0)), data, wanted)
         size, fewer = n_slots(), budget().fewer_slots
         if size >= 2 * fewer > 2:
-            vectors, n_turns = queue.drain(size, size // FEW_LEFT, vectors, n_turns)
+            vectors, n_turns = queue.drain(size, size // budget().few_left, vectors, n_turns)
             size = size // fewer
         return queue.drain(size, 0, vectors, n_turns)
 

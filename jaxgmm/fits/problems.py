@@ -5,11 +5,9 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
+from jaxgmm.arrays.budgets import budget
 from jaxgmm.execution.tasks import slots_for, take
 from jaxgmm.steps.problem import Problem
-
-# Components of all slots together, whose logits are one matrix product.
-COLUMNS = 256
 
 
 class Problems(NamedTuple):
@@ -49,5 +47,5 @@ class Problems(NamedTuple):
         """The number of fits at a time, in slots that are refilled or in blocks."""
         n_rows, n_features = self.problem.rows.x.shape[-2:]
         if self.shared and self.problem.extent is not None:
-            return max(1, min(n_tasks, COLUMNS // n_components))
+            return max(1, min(n_tasks, budget().columns // n_components))
         return slots_for(n_tasks, n_rows * n_components * n_features, refilled)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxgmm.arrays.budgets import budget
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.covariances.traced import AnyStructure, TracedStructure
 from jaxgmm.execution.blocks import fit_blocks
@@ -19,10 +20,6 @@ from jaxgmm.solvers.results import FitResult
 from jaxgmm.solvers.settings import Limits, Settings
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.rows import as_they_are
-
-# Compiling takes seconds. With at most so many numbers in a pass over the data, fits with any
-# number of components are made by one program; with fewer, those of all types are.
-SMALL_PASS, TINY_PASS = 2**20, 2**18
 
 
 class Candidate(NamedTuple):
@@ -58,7 +55,7 @@ def groups_of(candidates: list[Candidate], shape: tuple[int, ...]) -> list[Group
     def padded(numbers: list[int]) -> list[Group]:
         """Rows of the same type: all together, or each by itself."""
         name = candidates[numbers[0]].covariance_type
-        if n_rows * largest * n_features <= SMALL_PASS:
+        if n_rows * largest * n_features <= budget().padded_pass:
             return [Group(numbers, largest, name)]
         counts = [candidates[number].n_components for number in numbers]
         sizes = [min(largest, 1 << (count - 1).bit_length()) for count in counts]
@@ -69,7 +66,7 @@ def groups_of(candidates: list[Candidate], shape: tuple[int, ...]) -> list[Group
         numbers_of.setdefault(candidate.covariance_type, []).append(number)
     as_data = [name for name in numbers_of if not structure_named(name).coupled]
     groups = []
-    if len(as_data) > 1 and n_rows * largest * n_features**2 <= TINY_PASS:
+    if len(as_data) > 1 and n_rows * largest * n_features**2 <= budget().common_pass:
         together = sorted(number for name in as_data for number in numbers_of.pop(name))
         groups.append(Group(together, largest, None))
     groups += [group for numbers in numbers_of.values() for group in padded(numbers)]

@@ -4,8 +4,7 @@
 free. So are the means, and the logarithms of ratios of mixing weights.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,8 @@ from jax import Array
 
 from jaxgmm.arrays.numerics import log_softmax
 from jaxgmm.arrays.validation import check_mixture
-from jaxgmm.covariances.charts import Chart
-from jaxgmm.covariances.structures import structure_named
+from jaxgmm.covariances.charts import FreeNumbers
+from jaxgmm.covariances.structures import chart_with, structure_named
 from jaxgmm.mixtures.mixture import GaussianMixture
 
 
@@ -26,17 +25,18 @@ class Coordinates:
     Attributes:
         logits: (K - 1,) log w_k - log w_K.
         means: (K, D) in the data's units.
-        covariance: the free numbers of the covariances, a tree of arrays. Its `log_scale` are
-            logarithms of standard deviations or of the diagonals of Cholesky factors: (K or 1, D),
-            or (K or 1,) of spheres. Full ones also have `below`, what is below the diagonal, row
-            by row: (K or 1, D (D - 1) / 2).
-        chart: what makes covariances of these numbers. Static.
+        log_scale: logarithms of standard deviations, or of the diagonals of Cholesky factors:
+            (K or 1, D); (K or 1,) of spheres, and of the volumes of components that share a shape.
+        below: (K or 1, D (D - 1) / 2) what is below the diagonal of Cholesky factors, row by row;
+            None for all others.
+        log_shape: (D - 1,) of the shape of "VEI"; None for all others.
     """
 
     logits: Array
     means: Array
-    covariance: Any
-    chart: Chart = field(metadata={"static": True})
+    log_scale: Array
+    below: Array | None = None
+    log_shape: Array | None = None
 
 
 def unconstrain(mixture: GaussianMixture, covariance_type: str | None = None) -> Coordinates:
@@ -57,7 +57,7 @@ def unconstrain(mixture: GaussianMixture, covariance_type: str | None = None) ->
     check_mixture(mixture)
     logits = mixture.log_weights[:-1] - mixture.log_weights[-1:]
     chart = structure_named(covariance_type or mixture.covariance_type).chart
-    return Coordinates(logits, mixture.means, chart.numbers(mixture.covariance), chart)
+    return Coordinates(logits, mixture.means, *chart.numbers(mixture.covariance))
 
 
 def constrain(coordinates: Coordinates) -> GaussianMixture:
@@ -91,5 +91,6 @@ def constrain(coordinates: Coordinates) -> GaussianMixture:
             "batch use jax.vmap"
         )
     logits = jnp.pad(coordinates.logits, (0, 1))
-    covariance = coordinates.chart.covariance(coordinates.covariance)
+    numbers = FreeNumbers(coordinates.log_scale, coordinates.below, coordinates.log_shape)
+    covariance = chart_with(numbers).covariance(numbers)
     return GaussianMixture(log_softmax(logits), coordinates.means, covariance)

@@ -8,6 +8,7 @@ from jax import Array, lax
 from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
+from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.chunks import map_over_chunks
 from jaxgmm.arrays.numerics import einsum, inverse_of_lower, log_softmax, varying
 from jaxgmm.covariances.storage import (
@@ -25,8 +26,6 @@ Parameters = tuple[Array, Array, Covariance]
 COLUMNS_AT_ONCE = 64
 # With so many components or fewer it is faster to compare a number with all ends than to search.
 COMPARED = 16
-# Numbers that derivatives of a block of draws hold at most, of all components.
-BLOCK = 2**20
 
 
 @partial(jax.jit, static_argnames="n")
@@ -123,7 +122,7 @@ def _differentiate_carried_along(
         return -einsum("ij,j->i", inverse_of_lower(slopes), moved)
 
     numbers_per_row = means.size * means.shape[1]
-    n_rows = min(x.shape[0], max(1, BLOCK // numbers_per_row))
+    n_rows = min(x.shape[0], max(1, budget().block // numbers_per_row))
     return x, map_over_chunks(jax.vmap(velocity), x, n_rows) + tangents[1]
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.conversion import in_common_dtype
 from jaxgmm.arrays.numerics import at_least, einsum
 from jaxgmm.arrays.reflections import factor_of_root
@@ -29,9 +30,6 @@ from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture
 
 T = TypeVar("T")
-
-# Numbers of all pairs in a block that one intermediate array has at most.
-BLOCK = 2**20
 
 
 def check_pair(p: GaussianMixture, q: GaussianMixture) -> tuple[GaussianMixture, GaussianMixture]:
@@ -85,7 +83,7 @@ def over_blocks(
         (K, ...) each.
     """
     n_components = p.n_components
-    n_blocks = -(-n_components // max(1, BLOCK // numbers))
+    n_blocks = -(-n_components // max(1, budget().block // numbers))
     if n_blocks <= 1:
         return function(p)
     in_block = -(-n_components // n_blocks)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.numerics import smallest_variance
 from jaxgmm.covariances.storage import (
     exceeds,
@@ -12,9 +13,6 @@ from jaxgmm.covariances.storage import (
     variances,
 )
 from jaxgmm.mixtures.mixture import GaussianMixture
-
-# Numbers, as many as whitening all components by all others makes, that aren't worth a loop.
-SMALL = 2**16
 
 
 def degenerate_components(mixture: GaussianMixture, regularization: Array) -> Array:
@@ -65,6 +63,6 @@ def twins(mixture: GaussianMixture) -> tuple[Array, Array]:
         same = (divergence < tolerance) & (mixture.log_weights > -jnp.inf)
         return jnp.any(same & (numbers != k)), jnp.any(same & (numbers < k))
 
-    if mixture.means.size**2 <= SMALL:
+    if mixture.means.size**2 <= budget().unlooped:
         return jax.vmap(twin_of_another)(numbers)
     return lax.map(twin_of_another, numbers)

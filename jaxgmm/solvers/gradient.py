@@ -18,14 +18,13 @@ from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
-from jaxgmm.mixtures.parameters import Coordinates
 from jaxgmm.solvers.convergence import Progress
 from jaxgmm.solvers.implicit import as_maximum
 from jaxgmm.solvers.loop import Trace, result_of
 from jaxgmm.solvers.newton import LocalModel
 from jaxgmm.solvers.results import FitResult, in_unit_of_weights, with_places
 from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
-from jaxgmm.solvers.tangent import retraction, zero_tangent
+from jaxgmm.solvers.tangent import Tangent, retraction, zero_tangent
 from jaxgmm.steps.problem import Problem, problem_of, ready_to_whiten
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
@@ -50,7 +49,7 @@ class Descent(NamedTuple):
         look: () int, iteration before which it isn't looked at again.
     """
 
-    step: Coordinates
+    step: Tangent
     state: Any
     n_iter: Array
     value: Array
@@ -61,7 +60,7 @@ class Descent(NamedTuple):
 
     @classmethod
     def begin(
-        cls, optimizer: optax.GradientTransformation, zero: Coordinates, settings: Settings
+        cls, optimizer: optax.GradientTransformation, zero: Tangent, settings: Settings
     ) -> "Descent":
         """Nothing done yet."""
         dtype = jax.tree.leaves(zero)[0].dtype
@@ -243,13 +242,13 @@ def _descend(
 
 def _updated(
     optimizer: optax.GradientTransformation,
-    objective: Callable[[Coordinates], Array],
+    objective: Callable[[Tangent], Array],
     descent: Descent,
     searches: bool,
-) -> tuple[Array, Coordinates, Any]:
+) -> tuple[Array, Tangent, Any]:
     """The objective before an update, and step and state after it."""
 
-    def loss(step: Coordinates) -> Array:
+    def loss(step: Tangent) -> Array:
         return -objective(step)
 
     step, state = descent.step, descent.state
@@ -264,7 +263,7 @@ def _updated(
         return -value, optax.apply_updates(step, change), state
 
 
-def objective_around(problem: Problem, start: GaussianMixture, step: Coordinates) -> Array:
+def objective_around(problem: Problem, start: GaussianMixture, step: Tangent) -> Array:
     """The objective per unit of weight, a step away from a mixture: (), with its gradient.
 
     Value and gradient are from one pass over the data, see `curvature.py`.

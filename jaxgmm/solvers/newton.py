@@ -24,8 +24,7 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.arrays.numerics import varying
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
-from jaxgmm.mixtures.parameters import Coordinates
-from jaxgmm.solvers.tangent import complete_information, retraction, score, zero_tangent
+from jaxgmm.solvers.tangent import Tangent, complete_information, retraction, score, zero_tangent
 from jaxgmm.steps.problem import Problem, by_differences, ready_to_whiten
 from jaxgmm.steps.statistics import SufficientStatistics
 
@@ -52,7 +51,7 @@ class LocalModel(NamedTuple):
         statistics = by_differences(problem).expected_statistics(ready_to_whiten(mixture))
         return cls(problem, mixture, statistics)
 
-    def origin(self) -> tuple[Array, Callable[[Array], Coordinates]]:
+    def origin(self) -> tuple[Array, Callable[[Array], Tangent]]:
         """The mixture's coordinates, zeros (P,), and what makes a pytree of such a vector."""
         return ravel_pytree(varying(zero_tangent(self.mixture, self.problem.structure.chart), self))
 

@@ -1,28 +1,45 @@
 """Steps around a mixture, in which the information of complete data is the identity."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxgmm.arrays.numerics import log_softmax
-from jaxgmm.covariances.charts import Chart
+from jaxgmm.covariances.charts import Chart, FreeNumbers
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.mixtures.parameters import Coordinates
 from jaxgmm.steps.statistics import SufficientStatistics
 
 
-def zero_tangent(mixture: GaussianMixture, chart: Chart) -> Coordinates:
-    """Coordinates of zeros, of the shapes that a mixture's have."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Tangent:
+    """A step from a mixture to another.
+
+    Attributes:
+        logits: (K - 1,) at right angles to the roots of the weights.
+        means: (K, D) in standard deviations.
+        covariance: of the chart.
+        chart: of the covariance type. Static.
+    """
+
+    logits: Array
+    means: Array
+    covariance: FreeNumbers
+    chart: Chart = field(metadata={"static": True})
+
+
+def zero_tangent(mixture: GaussianMixture, chart: Chart) -> Tangent:
+    """The step that leads nowhere."""
     logits, means = jnp.zeros_like(mixture.log_weights[1:]), jnp.zeros_like(mixture.means)
     shapes = jax.eval_shape(chart.numbers, mixture.covariance)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return Coordinates(logits, means, zeros, chart)
+    return Tangent(logits, means, zeros, chart)
 
 
-def retraction(mixture: GaussianMixture, step: Coordinates) -> GaussianMixture:
+def retraction(mixture: GaussianMixture, step: Tangent) -> GaussianMixture:
     """The mixture that is a step away from another, in coordinates of whitened components.
 
     Where the mixture maximizes the expected log-likelihood of complete data (rows of which the
@@ -32,7 +49,7 @@ def retraction(mixture: GaussianMixture, step: Coordinates) -> GaussianMixture:
 
     Args:
         mixture: K components.
-        step: `Coordinates` of its shapes, see `zero_tangent`.
+        step: `Tangent` of its shapes, see `zero_tangent`.
     """
     per_root, reflect, unit = _metric(mixture)
     log_weights = log_softmax(
@@ -45,7 +62,7 @@ def retraction(mixture: GaussianMixture, step: Coordinates) -> GaussianMixture:
 
 def score(
     mixture: GaussianMixture, statistics: SufficientStatistics, regularization: Array, chart: Chart
-) -> Coordinates:
+) -> Tangent:
     """The gradient with respect to a step `retraction` a mixture, where that is zero.
 
     Args:
@@ -63,15 +80,15 @@ def score(
     shift = mixture.covariance.whiten(statistics.first[None])[0]
     square, count = _squares(statistics, regularization, unit.size)
     of_covariance = chart.score(mixture.covariance, unit, square, count)
-    return Coordinates(reflect(excess)[:-1], per_root[:, None] * shift, of_covariance, chart)
+    return Tangent(reflect(excess)[:-1], per_root[:, None] * shift, of_covariance, chart)
 
 
 def complete_information(
     mixture: GaussianMixture,
     statistics: SufficientStatistics,
     regularization: Array,
-    step: Coordinates,
-) -> Coordinates:
+    step: Tangent,
+) -> Tangent:
     """The product of a step with the information of complete data, per unit of weight.
 
     Of weights and means it is taken to be what it is at the maximum, the identity, and so it is of
@@ -81,7 +98,7 @@ def complete_information(
         mixture: K components.
         statistics: see `score`.
         regularization: (D,) variances that each row brings along.
-        step: `Coordinates` of its shapes.
+        step: `Tangent` of its shapes.
     """
     if step.chart.information is None:
         return step

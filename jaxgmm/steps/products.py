@@ -37,10 +37,6 @@ from jaxgmm.steps.features import (
 from jaxgmm.steps.rows import Rows, largest_distance
 from jaxgmm.steps.statistics import SufficientStatistics
 
-# With fewer products than this, counts included, a pass is too short for a second one to be worth
-# compiling.
-SMALLEST_PASS = 2**20
-
 # What a logit of the farthest row may lose, and for each feature that of a typical one; by bits.
 LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
 NOISE = {32: 2.0**-15, 64: 2.0**-32}
@@ -71,7 +67,7 @@ def extent_of(rows: Rows, n_components: int, structure: AnyStructure | None) -> 
     if not isinstance(n_rows, int):
         # A symbol of an export, all of whose rows are one chunk.
         return None
-    if n_rows * n_components * PRODUCTS.count(n_features) < SMALLEST_PASS:
+    if n_rows * n_components * PRODUCTS.count(n_features) < budget().smallest_pass:
         return None
     center, scale = rows.standardization.center, rows.standardization.scale
     max_abs = largest_distance(rows.x, rows.weights, center) / scale

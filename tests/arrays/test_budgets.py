@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DTYPE, D, N, array, assert_close, blobs, by_dtype, start_from_labels
+from helpers import (
+    DTYPE,
+    D,
+    N,
+    array,
+    assert_close,
+    blobs,
+    by_dtype,
+    set_budget,
+    start_from_labels,
+)
 
 import jaxgmm as jg
 from jaxgmm.arrays import budgets, chunks
@@ -16,7 +26,6 @@ from jaxgmm.arrays.budgets import ACCELERATOR, CPU, budget, on_platform, platfor
 from jaxgmm.arrays.chunks import chunk_size, map_over_chunks, rows_of_features, sum_over_chunks
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.queue import Queue
-from jaxgmm.steps import products
 
 ALIGNED = budgets.ALIGNED_ROWS
 
@@ -110,7 +119,7 @@ def test_an_accelerator_computes_no_row_twice():
 
 def test_results_are_those_of_a_cpu(monkeypatch):
     """Of both forms of the E-step, of densities, fits and batches."""
-    monkeypatch.setattr(products, "SMALLEST_PASS", 0)
+    set_budget(monkeypatch, smallest_pass=0)
     monkeypatch.setattr(budgets, "ALIGNED_ROWS", 8)
     monkeypatch.setattr(budgets, "FEW_ALIGNED", 1)
     monkeypatch.setattr(budgets, "ACCELERATOR", ACCELERATOR._replace(chunk=2**8))

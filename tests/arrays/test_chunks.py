@@ -18,11 +18,11 @@ from helpers import (
     by_dtype,
     double,
     padded,
+    set_budget,
     start_from_labels,
 )
 
 import jaxgmm as jg
-from jaxgmm.arrays import host
 from jaxgmm.arrays.chunks import sum_over_chunks
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.fits.initialization import STARTS, start_from
@@ -42,7 +42,7 @@ def in_chunks():
         patch.setattr(rows, "chunk_size", seven)
         patch.setattr(densities, "chunk_size", seven)
         # Rows of a number that no other test has, so that nothing is compiled yet.
-        patch.setattr(host, "SMALL", 0)
+        set_budget(patch, small=0)
         return fit_and_densities(N + 5)
 
 

@@ -10,8 +10,9 @@ import pytest
 from helpers import DOUBLE, DTYPE, blobs
 
 import jaxgmm as jg
+from jaxgmm.arrays.budgets import CPU
 from jaxgmm.arrays.conversion import _own_copy, _warn_computed_in_float32, as_float_array
-from jaxgmm.arrays.host import SMALL, from_host
+from jaxgmm.arrays.host import from_host
 
 X = blobs()
 
@@ -47,7 +48,7 @@ def at_64_bytes(shape):
     return memory[start : start + n_bytes].view(DTYPE).reshape(shape)
 
 
-@pytest.mark.parametrize("n_rows", [100, SMALL + 1])
+@pytest.mark.parametrize("n_rows", [100, CPU.small + 1])
 @pytest.mark.parametrize("kind", [np.asarray, Tensor, TensorAndArray])
 def test_what_an_owner_writes_afterwards_is_not_seen(kind, n_rows):
     buffer = at_64_bytes((n_rows, 2))

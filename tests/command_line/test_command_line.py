@@ -155,7 +155,7 @@ def test_defaults_are_a_full_sweep():
         (["fit", "--components", "1:"], "expected numbers such as"),
         (["fit", "--components", ""], "expected numbers such as"),
         (["fit", "--components", "1:999999999"], "10000 at most"),
-        (["fit", "--covariance-type", "round"], "some of full, tied, diag"),
+        (["fit", "--covariance-type", "round"], "must be one of full, tied, diag"),
         (["fit", "--criterion", "dic"], "invalid choice: 'dic'"),
         (["fit", "--n-init", "0"], "expected an integer from 1 to 2147483647, got '0'"),
         (["fit", "--n-init", "1.5"], "expected an integer from 1"),

@@ -15,14 +15,13 @@ from helpers import (
     assert_same_mixture,
     blobs,
     by_dtype,
+    set_budget,
     start_from_labels,
 )
 
 import jaxgmm as jg
 import jaxgmm.fits.fitting
-from jaxgmm.arrays import host
 from jaxgmm.arrays.padding import padded_rows
-from jaxgmm.steps import products
 
 
 def is_program(value):
@@ -55,7 +54,7 @@ def programs(start, covariance_type):
 
 def test_every_product_states_its_precision(covariance_type, monkeypatch):
     """Also in the pass by products, for which x has a shape that no other test has traced."""
-    monkeypatch.setattr(products, "SMALLEST_PASS", 0)
+    set_budget(monkeypatch, smallest_pass=0)
     start = start_from_labels(blobs(), covariance_type)
     x = array(blobs()[:-1])
     for number, program in enumerate(programs(start, covariance_type)):
@@ -202,7 +201,7 @@ def test_padding_changes_no_fit(key, monkeypatch):
     x = array(blobs()[:70])
     options = {"covariance_type": "diag", "max_iter": 21}
     filled = jg.fit(key, x, K, **options)
-    monkeypatch.setattr(host, "SMALL", 0)
+    set_budget(monkeypatch, small=0)
     plain = jg.fit(key, x, K, **options)
     assert abs(int(filled.n_iter) - int(plain.n_iter)) <= 1
     assert_same_mixture(filled.mixture, plain.mixture)

@@ -136,6 +136,9 @@ USES = {
     "constrain": lambda p, q, x: jg.constrain(jg.unconstrain(p)),
     "e_step": lambda p, q, x: jg.e_step(p, x),
     "em": lambda p, q, x: jg.em(p, x, **SHORT),
+    "em_from_statistics": lambda p, q, x: jg.em_from_statistics(
+        lambda m: jg.e_step(m, x), p, **SHORT
+    ),
     "em_step": lambda p, q, x: jg.em_step(p, x),
     "entropy": lambda p, q, x: jg.entropy(p, key=KEY, n_samples=5),
     "fit": lambda p, q, x: jg.fit(KEY, x, 2, **SHORT),
@@ -168,7 +171,10 @@ USES = {
 ELSEWHERE = {"fit_batch", "select", "select_batch", "n_parameters", "load", "save"}
 ELSEWHERE |= {"from_sklearn", "to_sklearn", "to_numpyro"}
 # Of which derivatives go forward only, or are none.
-NOT_BACKWARD = {"fit", "em", "fit_gradient", "match", "observed_information", "standard_errors"}
+NOT_BACKWARD = {
+    *("fit", "em", "em_from_statistics", "fit_gradient"),
+    *("match", "observed_information", "standard_errors"),
+}
 
 
 def test_every_public_function_is_in_the_table():

@@ -21,6 +21,7 @@ from helpers import (
     cloud,
     double,
     padded,
+    set_budget,
     start_at_random,
     start_from_labels,
 )
@@ -31,7 +32,6 @@ from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.execution import blocks
 from jaxgmm.execution.queue import iterate_all
 from jaxgmm.fits import batching, restarts
-from jaxgmm.steps import products
 
 TOL = by_dtype(1e-4, 1e-8)
 BOUND = by_dtype(0.1, 2e-3)
@@ -114,7 +114,7 @@ def several_cores(monkeypatch):
     if jax.default_backend() != "cpu":
         pytest.skip("blocks are side by side on CPUs only")
     monkeypatch.setattr(blocks, "n_cores", lambda: 3)
-    monkeypatch.setattr(blocks, "MODELS_IN_BLOCK", 2)
+    set_budget(monkeypatch, models_in_call=2)
 
 
 def of_one_program(key, x, weights, **options):
@@ -430,7 +430,7 @@ def test_given_mixtures_are_one_for_each_model(key, covariance_type):
 
 def test_neighbors_change_nothing(key, monkeypatch):
     """Tight models, which matrix products lose, beside wide ones, in any order or alone."""
-    monkeypatch.setattr(products, "SMALLEST_PASS", 0)
+    set_budget(monkeypatch, smallest_pass=0)
     jax.clear_caches()
     widths = [1.0, 1e-4, 3.0, 1e-5]
     data = np.stack([blobs(seed=b, width=width) for b, width in enumerate(widths)])

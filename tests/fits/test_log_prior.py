@@ -16,12 +16,12 @@ from helpers import (
     by_dtype,
     double,
     em,
+    set_budget,
     start_from_labels,
 )
 
 import jaxgmm as jg
 from jaxgmm.fits.initialization import STARTS
-from jaxgmm.steps import products
 
 X = blobs(width=2.0)
 TOL = by_dtype(1e-6, 1e-10)
@@ -135,7 +135,7 @@ def test_rows_of_weight_zero_may_have_any():
 def test_products_and_differences_agree(monkeypatch):
     start, prior = start_from_labels(X, "full", blur=0.3), weak()
     expected = jg.em(start, array(X), log_prior=prior, tol=0, max_iter=7)
-    monkeypatch.setattr(products, "SMALLEST_PASS", 0)
+    set_budget(monkeypatch, smallest_pass=0)
     jax.clear_caches()
     found = jg.em(start, array(X), log_prior=prior, tol=0, max_iter=7)
     jax.clear_caches()

@@ -16,6 +16,7 @@ from helpers import (
     blobs,
     by_dtype,
     double,
+    set_budget,
     start_from_labels,
 )
 
@@ -23,7 +24,6 @@ import jaxgmm as jg
 import jaxgmm.fits.selection
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.covariances.traced import TracedStructure
-from jaxgmm.fits import sweeps
 from jaxgmm.fits.selection import ROW, ROW_WITH_FOLDS, Selection, ranking, winning_row
 from jaxgmm.fits.sweeps import kept_in_folds
 
@@ -328,8 +328,8 @@ def test_small_and_large_data_are_fitted_alike(monkeypatch, key):
     options = {"n_init": 1, "tol": by_dtype(1e-5, 1e-9)}
     types = ["diag", "tied_spherical"]
     small = jg.select(key, x, [1, 3], types, **options).table
-    monkeypatch.setattr(sweeps, "TINY_PASS", 0)
-    monkeypatch.setattr(sweeps, "SMALL_PASS", 0)
+    set_budget(monkeypatch, common_pass=0)
+    set_budget(monkeypatch, padded_pass=0)
     large = jg.select(key, x, [1, 3], types, **options).table
     for name in ("n_components", "covariance_type", "n_parameters", "status"):
         assert small[name].tolist() == large[name].tolist()

@@ -6,12 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DTYPE, array, assert_close, blobs, by_dtype, double, start_from_labels
+from helpers import (
+    DTYPE,
+    array,
+    assert_close,
+    blobs,
+    by_dtype,
+    double,
+    set_budget,
+    start_from_labels,
+)
 from jax.flatten_util import ravel_pytree
 
 import jaxgmm as jg
+from jaxgmm.arrays.budgets import CPU
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.mixtures import sampling
 from jaxgmm.mixtures.parameters import Coordinates
 from jaxgmm.mixtures.sampling import COMPARED, draw_labels
 
@@ -180,7 +189,7 @@ def test_memory_for_draws_is_that_of_the_draws(covariance_type, key):
     for lowered in (draws.lower(mixture), slope.lower(mixture, False)):
         assert lowered.compile().memory_analysis().temp_size_in_bytes < bound
     found = slope.lower(mixture, True).compile().memory_analysis().temp_size_in_bytes
-    assert found < bound + 24 * sampling.BLOCK * DTYPE.itemsize
+    assert found < bound + 24 * CPU.block * DTYPE.itemsize
 
 
 def test_draws_in_blocks_move_as_all_at_once(covariance_type, monkeypatch, key):
@@ -190,7 +199,7 @@ def test_draws_in_blocks_move_as_all_at_once(covariance_type, monkeypatch, key):
         return jnp.sum(jnp.sin(mixture.sample(key, 50, differentiable_weights=True)))
 
     whole = jax.jit(jax.grad(total))(mixture)
-    monkeypatch.setattr(sampling, "BLOCK", 16 * mixture.means.size * 2)
+    set_budget(monkeypatch, block=16 * mixture.means.size * 2)
     blocks = jax.jit(jax.grad(lambda mixture: total(mixture)))(mixture)
     for one, two in zip(*map(jax.tree.leaves, (whole, blocks)), strict=True):
         # Sums of cosines over draws, which cancel in part.

@@ -6,10 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DTYPE, assert_close
+from helpers import (
+    DTYPE,
+    assert_close,
+    set_budget,
+)
 from known_mixtures import mixture_of, shifted
 
 import jaxgmm as jg
+from jaxgmm.arrays.budgets import CPU
 from jaxgmm.operations import combination, pairs
 
 
@@ -48,7 +53,7 @@ def test_blocks_are_as_good_as_the_whole(types, monkeypatch):
     p, q = mixture_of(types[0]), shifted(types[1])
     q = jax.tree.map(lambda leaf: leaf[:2] if leaf.shape[0] == 3 else leaf, q)
     whole = jax.jit(numbers_and_slopes)(p, q)
-    monkeypatch.setattr(pairs, "BLOCK", 2 * pairs.numbers_of_sums(p, q))
+    set_budget(monkeypatch, block=2 * pairs.numbers_of_sums(p, q))
     blocks = jax.jit(lambda p, q: numbers_and_slopes(p, q))(p, q)
     for one, two in zip(*map(jax.tree.leaves, (whole, blocks)), strict=True):
         assert one.shape == two.shape and two.dtype == DTYPE
@@ -60,7 +65,7 @@ def test_blocks_of_a_batch_are_those_of_each(monkeypatch):
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1]]), p)
     whole = jax.jit(numbers)
     expected = [jax.tree.leaves(whole(batch[b], q)) for b in range(2)]
-    monkeypatch.setattr(pairs, "BLOCK", 1)
+    set_budget(monkeypatch, block=1)
     found = jax.tree.leaves(jax.jit(jax.vmap(numbers, in_axes=(0, None)))(batch, q))
     for leaf, *each in zip(found, *expected, strict=True):
         assert_close(leaf, jnp.stack(each))
@@ -68,7 +73,7 @@ def test_blocks_of_a_batch_are_those_of_each(monkeypatch):
 
 def test_a_block_is_as_large_as_the_budget_allows(monkeypatch):
     """Not larger, and a number of components that no block divides is as good as any."""
-    monkeypatch.setattr(pairs, "BLOCK", 7)
+    set_budget(monkeypatch, block=7)
     p = replace(mixture_of("diag"), log_weights=jnp.arange(3.0, dtype=DTYPE))
     sizes = []
 
@@ -125,5 +130,5 @@ def test_memory_for_pairs_is_a_few_numbers_for_each(name):
     function, covariance_type = MADE_OF_PAIRS[name]
     shapes = [shapes_of(covariance_type)] * 2
     program = jax.jit(function).lower(*shapes).compile()
-    bound = (10 * K**2 + 12 * pairs.BLOCK) * DTYPE.itemsize
+    bound = (10 * K**2 + 12 * CPU.block) * DTYPE.itemsize
     assert program.memory_analysis().temp_size_in_bytes < bound

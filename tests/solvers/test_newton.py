@@ -13,14 +13,15 @@ from helpers import (
     blobs,
     by_dtype,
     double,
+    set_budget,
     start_from_labels,
 )
 
 import jaxgmm as jg
+from jaxgmm.arrays.budgets import CPU
 from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.solvers.newton import LocalModel, newton
-from jaxgmm.steps import products
 from jaxgmm.steps.expectation import total_log_prob
 from jaxgmm.steps.maximization import with_penalty
 from jaxgmm.steps.problem import problem_of
@@ -143,10 +144,10 @@ def test_one_step_derivative_is_that_of_a_step_of_em():
     assert_close(jax.grad(of_fit)(x), jax.grad(of_step)(x), 0, by_dtype(1e-4, 1e-6))
 
 
-@pytest.mark.parametrize("smallest_pass", [products.SMALLEST_PASS, 0])
+@pytest.mark.parametrize("smallest_pass", [CPU.smallest_pass, 0])
 def test_derivatives_of_derivatives_of_a_fit(monkeypatch, smallest_pass):
     """Also where steps are made by matrix products."""
-    monkeypatch.setattr(products, "SMALLEST_PASS", smallest_pass)
+    set_budget(monkeypatch, smallest_pass=smallest_pass)
     jax.clear_caches()
     with jax.enable_x64(True):
         x = jnp.concatenate([jnp.linspace(-1, 1, 20), jnp.linspace(2, 5, 25)])[:, None]

@@ -7,13 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import EPS, array, assert_close, by_dtype, double
+from helpers import (
+    EPS,
+    array,
+    assert_close,
+    by_dtype,
+    double,
+    set_budget,
+)
 
 import jaxgmm as jg
-from jaxgmm.arrays import host
 from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.steps import products
 from jaxgmm.steps.differences import statistics_by_differences
 from jaxgmm.steps.expectation import APART_FROM, expected_statistics, most_apart
 from jaxgmm.steps.products import extent_of, is_accurate, statistics_by_products
@@ -70,7 +75,7 @@ def passes(request, rows):
     """By covariance type: the rows, standardized, their extent, and a compiled pass."""
     full = STRUCTURES[request.param].full_second_moment
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "SMALLEST_PASS", 0)
+        set_budget(patch, smallest_pass=0)
         extent = extent_of(rows, K, STRUCTURES[request.param])
 
     @jax.jit
@@ -188,8 +193,8 @@ def test_a_prior_is_added_to_components_apart(passes, rows):
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
 def test_the_objective_never_falls_while_a_component_is_apart(monkeypatch, covariance_type, rows):
-    monkeypatch.setattr(host, "SMALL", 0)
-    monkeypatch.setattr(products, "SMALLEST_PASS", 0)
+    set_budget(monkeypatch, small=0)
+    set_budget(monkeypatch, smallest_pass=0)
     z = rows.standardization.standardize(rows.x, rows.weights)
     start = mixture_with(2, covariance_type, double(z))
     fit = jg.em(start, z, weights=rows.weights, covariance_type=covariance_type, max_iter=40, tol=0)

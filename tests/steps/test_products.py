@@ -22,12 +22,13 @@ from helpers import (
     double,
     em,
     padded,
+    set_budget,
     start_from_labels,
 )
 from jax.extend.core import jaxprs_in_params
 
 import jaxgmm as jg
-from jaxgmm.arrays import budgets, host
+from jaxgmm.arrays import budgets
 from jaxgmm.arrays.budgets import on_platform
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.fits.kmeans import Nearest
@@ -77,7 +78,7 @@ def test_statistics_are_those_of_differences(monkeypatch, covariance_type, share
 
 def extent_of_small(rows, structure):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "SMALLEST_PASS", 0)
+        set_budget(patch, smallest_pass=0)
         return products.extent_of(rows, K, structure)
 
 
@@ -188,8 +189,8 @@ def by_products():
     # Rows of a number that no other test has, so that nothing is compiled yet.
     x, weights = padded(blobs(), n_rows=N + 7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host, "SMALL", 0)
-        patch.setattr(products, "SMALLEST_PASS", 0)
+        set_budget(patch, small=0)
+        set_budget(patch, smallest_pass=0)
         patch.setattr(products, "rows_of_features", lambda x, n_features, n_components: 7)
         fits = {name: jg.em(start, x, weights=weights, tol=TIGHT) for name, start in starts.items()}
         statistics = {name: jg.e_step(start, x, weights) for name, start in starts.items()}
@@ -242,7 +243,7 @@ def innermost_loops(jaxpr):
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_the_choice_of_a_form_stays_a_choice_in_a_batch(monkeypatch, platform):
     """A branch, or the turns of two sums, of which one has none for all members."""
-    monkeypatch.setattr(products, "SMALLEST_PASS", 0)
+    set_budget(monkeypatch, smallest_pass=0)
     jax.clear_caches()
     start = start_from_labels(blobs(), "full")
 
@@ -277,8 +278,8 @@ def test_derivatives_of_an_e_step_by_products_are_those_of_the_e_step(monkeypatc
 
     arguments = (start, array(blobs()), array(weights), array(log_prior))
     forms = []
-    for smallest in (products.SMALLEST_PASS, 0):
-        monkeypatch.setattr(products, "SMALLEST_PASS", smallest)
+    for smallest in (budgets.CPU.smallest_pass, 0):
+        set_budget(monkeypatch, smallest_pass=smallest)
         jax.clear_caches()
         backward = jax.grad(total, argnums=(0, 1, 2, 3))(*arguments)
         forward = jax.jvp(total, arguments, arguments)[1]
