@@ -50,6 +50,15 @@ def covariance_type(request):
     return request.param
 
 
+@pytest.fixture(params=["full", "tied_diag", "spherical"])
+def storage_type(request):
+    """A row for each storage, of which one is shared: for what all rows of a storage have alike.
+
+    What a row itself decides is for `covariance_type`, and for `check_structure`.
+    """
+    return request.param
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

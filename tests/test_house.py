@@ -7,6 +7,8 @@ import pytest
 
 import jaxgmm
 
+pytestmark = pytest.mark.quick
+
 HOUSE = Path(jaxgmm.__file__).parent
 # From the ground up. What shares a floor does not know each other.
 FLOORS = [

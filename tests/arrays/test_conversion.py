@@ -14,6 +14,8 @@ from jaxgmm.arrays.budgets import CPU
 from jaxgmm.arrays.conversion import _own_copy, _warn_computed_in_float32, as_float_array
 from jaxgmm.arrays.host import from_host
 
+pytestmark = pytest.mark.quick
+
 X = blobs()
 
 

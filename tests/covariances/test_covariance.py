@@ -11,6 +11,8 @@ from jaxgmm.arrays.numerics import cholesky, log_softmax, logsumexp
 from jaxgmm.covariances.storage import kl_between_covariances, precision, precision_diagonal
 from jaxgmm.covariances.structures import STRUCTURES, covariance_type_of, structure_named
 
+pytestmark = pytest.mark.quick
+
 N_COMPONENTS, N_FEATURES = 3, 4
 
 

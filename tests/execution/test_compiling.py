@@ -52,12 +52,12 @@ def programs(start, covariance_type):
     yield lambda x: jg.bic(start, x)
 
 
-def test_every_product_states_its_precision(covariance_type, monkeypatch):
+def test_every_product_states_its_precision(storage_type, monkeypatch):
     """Also in the pass by products, for which x has a shape that no other test has traced."""
     set_budget(monkeypatch, smallest_pass=0)
-    start = start_from_labels(blobs(), covariance_type)
+    start = start_from_labels(blobs(), storage_type)
     x = array(blobs()[:-1])
-    for number, program in enumerate(programs(start, covariance_type)):
+    for number, program in enumerate(programs(start, storage_type)):
         for equation in equations(jax.make_jaxpr(program)(x).jaxpr):
             if equation.primitive.name == "dot_general":
                 stated = equation.params["precision"]

@@ -12,6 +12,8 @@ from jaxgmm.arrays import budgets
 from jaxgmm.arrays.budgets import on_platform
 from jaxgmm.execution.queue import iterate_all
 
+pytestmark = pytest.mark.quick
+
 N_LOOPS = 150
 STARTS = np.random.default_rng(0).integers(1, 1000, N_LOOPS)
 

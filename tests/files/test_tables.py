@@ -18,6 +18,8 @@ import pytest
 from jaxgmm.files.table_columns import NotANumberError, TableError
 from jaxgmm.files.tables import old_faithful, read_blocks, read_table
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def written(tmp_path):

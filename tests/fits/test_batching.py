@@ -68,15 +68,17 @@ def single(key, b, x, weights=None, **options):
 def assert_same_fit(actual, expected, bound=None):
     """Equal up to where a fit that has converged may end.
 
-    Where one creeps over a plateau in float32, rounding decides how many steps that takes, and
-    the tolerance how far below the top it ends.
+    Where one creeps over a plateau in float32, rounding decides how many steps that takes, whether
+    they are more than are allowed included, and the tolerance how far below the top it ends.
     """
-    assert actual.status == expected.status
+    creeps = not DOUBLE and min(expected.n_iter, actual.n_iter) > 50
+    healthy = (jg.Status.CONVERGED, jg.Status.MAX_ITER)
+    either = creeps and actual.status in healthy and expected.status in healthy
+    assert either or actual.status == expected.status
     assert actual.degenerate.tolist() == expected.degenerate.tolist()
-    creeps = not DOUBLE and expected.n_iter > 50
     if not creeps:
         assert abs(int(actual.n_iter) - int(expected.n_iter)) <= 1
-    if expected.status == jg.Status.CONVERGED:
+    if either or expected.status == jg.Status.CONVERGED:
         assert_same_mixture(actual.mixture, expected.mixture, BOUND if bound is None else bound)
         for name in ("log_likelihood", "objective"):
             reached = getattr(expected, name)
@@ -85,15 +87,15 @@ def assert_same_fit(actual, expected, bound=None):
             assert_close(getattr(actual, name), reached, 0, error)
 
 
-def test_each_model_is_what_fit_gives(key, covariance_type):
+def test_each_model_is_what_fit_gives(key, storage_type):
     """For data of many lengths, with one that is slow, one singular, and one full of NaN."""
     x, weights = stacked(data_sets())
-    options = {"covariance_type": covariance_type, "tol": TOL}
+    options = {"covariance_type": storage_type, "tol": TOL}
     results = jg.fit_batch(key, x, K, weights=weights, **options)
     for b in range(len(x)):
         assert_same_fit(results[b], single(key, b, x[b], weights[b], **options))
     assert results.status[:3].tolist() == [jg.Status.CONVERGED] * 3
-    if not STRUCTURES[covariance_type].isotropic:
+    if not STRUCTURES[storage_type].isotropic:
         assert results.status[SINGULAR] == jg.Status.DEGENERATE
     assert results.status[SPOILED] == jg.Status.NON_FINITE
     assert results.n_iter[SLOW] > 2 * max(results.n_iter[:3])

@@ -36,8 +36,8 @@ def test_a_single_gaussian_has_the_errors_of_the_textbook():
     np.testing.assert_allclose(sandwich.covariances[0], expected, rtol=1e-3)
 
 
-def test_information_is_the_negative_hessian(covariance_type):
-    mixture = fitted(covariance_type)
+def test_information_is_the_negative_hessian(storage_type):
+    mixture = fitted(storage_type)
     vector, unravel = ravel_pytree(jg.unconstrain(mixture))
 
     def log_likelihood(vector):

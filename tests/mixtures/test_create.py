@@ -7,6 +7,8 @@ from helpers import array, assert_close, double
 
 import jaxgmm as jg
 
+pytestmark = pytest.mark.quick
+
 EYE = np.eye(2)
 GOOD = {"weights": [0.5, 0.5], "means": EYE, "covariances": [EYE, EYE], "covariance_type": "full"}
 

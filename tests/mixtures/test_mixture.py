@@ -22,6 +22,8 @@ from helpers import (
 
 import jaxgmm as jg
 
+pytestmark = pytest.mark.quick
+
 RELATIVE = by_dtype(2e-5, 1e-11)
 
 FAR = {

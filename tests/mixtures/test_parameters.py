@@ -80,7 +80,7 @@ def test_completed_data_have_unit_information_around_a_mixture(covariance_type):
             total += mixture.weights[k] * (trace + square - 2 + log_det - own) / 2
         return total
 
-    information = jax.hessian(divergence)(origin)
+    information = jax.jit(jax.hessian(divergence))(origin)
     np.testing.assert_allclose(information, np.eye(origin.size), atol=1e4 * EPS)
 
 

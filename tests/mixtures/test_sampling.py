@@ -34,9 +34,9 @@ def second_moment(mixture):
     return dense[0, 1] + mean[0] * mean[1] + mean[0]
 
 
-def test_derivatives_of_averages_are_those_of_expectations(covariance_type, key):
+def test_derivatives_of_averages_are_those_of_expectations(storage_type, key):
     """With respect to all parameters, weights included, within five standard errors."""
-    coordinates = jg.unconstrain(start_from_labels(blobs(), covariance_type))
+    coordinates = jg.unconstrain(start_from_labels(blobs(), storage_type))
 
     def number_of(row):
         return row[0] * row[1] + row[0]
@@ -170,15 +170,15 @@ def test_batches_are_drawn_as_one_by_one(key):
     np.testing.assert_array_equal(together, np.stack(each))
 
 
-def test_memory_for_draws_is_that_of_the_draws(covariance_type, key):
+def test_memory_for_draws_is_that_of_the_draws(storage_type, key):
     """Some numbers for each, however many the components; with all derivatives, too."""
     n_components, n_features, n = 2000, 4, 100_000
-    shape = STRUCTURES[covariance_type].shape(n_components, n_features)
+    shape = STRUCTURES[storage_type].shape(n_components, n_features)
     identity = np.eye(n_features)
     variances = array(np.broadcast_to(identity if shape[-2:] == identity.shape else 1.0, shape))
     weights = np.full(n_components, 1 / n_components)
     means = array(np.zeros((n_components, n_features)))
-    mixture = jg.GaussianMixture.create(array(weights), means, variances, covariance_type)
+    mixture = jg.GaussianMixture.create(array(weights), means, variances, storage_type)
     bound = (20 * n * n_features + 4 * n_components * n_features**2) * DTYPE.itemsize
 
     def total(mixture, way):

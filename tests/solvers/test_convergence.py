@@ -8,6 +8,8 @@ from helpers import DTYPE, array
 
 from jaxgmm.solvers.convergence import Gain, Progress
 
+pytestmark = pytest.mark.quick
+
 TOL = 1e-7
 # Steps have lengths s, gains s² / 2 that rounding of the length changes.
 ROUNDING = 4e-12

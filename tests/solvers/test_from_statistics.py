@@ -29,8 +29,8 @@ def of_blocks(mixture):
 
 
 @pytest.mark.parametrize("accelerate", [None, "squarem"])
-def test_it_is_em(covariance_type, accelerate):
-    start = start_from_labels(X, covariance_type, blur=0.3)
+def test_it_is_em(storage_type, accelerate):
+    start = start_from_labels(X, storage_type, blur=0.3)
     found = jg.em_from_statistics(of_blocks, start, tol=TOL, accelerate=accelerate)
     expected = em(start, array(X), tol=TOL, accelerate=accelerate)
     assert found.converged and expected.converged
@@ -38,7 +38,7 @@ def test_it_is_em(covariance_type, accelerate):
     assert_same_mixture(found.mixture, expected.mixture, by_dtype(2e-2, 1e-6))
     assert_close(found.log_likelihood, expected.log_likelihood, by_dtype(1e-5, 1e-10))
     assert_close(found.objective, expected.objective, by_dtype(1e-5, 1e-10))
-    assert found.mixture.covariance_type == covariance_type
+    assert found.mixture.covariance_type == storage_type
 
 
 def test_a_type_of_its_own_takes_the_statistics_it_needs():

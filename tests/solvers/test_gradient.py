@@ -22,8 +22,8 @@ import jaxgmm as jg
 X = blobs(width=2.0)
 
 
-def test_it_finds_the_maximum_that_em_finds(covariance_type):
-    start = start_from_labels(X, covariance_type)
+def test_it_finds_the_maximum_that_em_finds(storage_type):
+    start = start_from_labels(X, storage_type)
     ours = jg.fit_gradient(start, array(X)).check()
     theirs = jg.em(start, array(X), max_iter=5000)
     assert ours.n_iter < 200

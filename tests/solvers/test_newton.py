@@ -90,10 +90,10 @@ def test_newton_steps_never_lower_the_objective_and_leave_a_saddle():
 DIRECTIONS = np.random.default_rng(3).normal(size=(len(X), 2)), np.linspace(-0.5, 0.5, len(X))
 
 
-def test_derivatives_are_those_of_the_maximum_whatever_the_tolerance(covariance_type):
+def test_derivatives_are_those_of_the_maximum_whatever_the_tolerance(storage_type):
     with jax.enable_x64(True):
         x, weights, scale = jnp.asarray(X), jnp.ones(len(X)), jnp.asarray(1e-3)
-        given = start_from_labels(X, covariance_type)
+        given = start_from_labels(X, storage_type)
         start = jax.tree.map(lambda leaf: leaf.astype("float64"), given)
         directions = (*map(jnp.asarray, DIRECTIONS), jnp.asarray(0.05))
 
@@ -164,9 +164,9 @@ def test_derivatives_of_derivatives_of_a_fit(monkeypatch, smallest_pass):
         np.testing.assert_allclose(curvature, expected, rtol=1e-5)
 
 
-def test_polish_does_what_many_steps_do(covariance_type):
+def test_polish_does_what_many_steps_do(storage_type):
     x = array(X)
-    start = start_from_labels(X, covariance_type)
+    start = start_from_labels(X, storage_type)
     plain = jg.em(start, x, max_iter=5000, tol=by_dtype(1e-7, 1e-12))
     polished = jg.em(start, x, max_iter=5000, tol=by_dtype(1e-7, 1e-12), polish=True)
     assert polished.converged

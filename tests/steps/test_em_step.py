@@ -26,6 +26,8 @@ import jaxgmm as jg
 from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.structures import STRUCTURES
 
+pytestmark = pytest.mark.quick
+
 RELATIVE = by_dtype(3e-5, 1e-11)
 WEIGHTS = double(array(np.random.default_rng(3).uniform(0, 2, size=N)))
 

@@ -12,6 +12,8 @@ from helpers import DTYPE, D, K, N, array, assert_close, blobs, double, start_fr
 
 import jaxgmm as jg
 
+pytestmark = pytest.mark.quick
+
 FIELDS = ("log_likelihood", "count", "first", "second", "origin")
 
 
