@@ -67,8 +67,9 @@ def em_from_statistics(
         statistics: maps a mixture to `SufficientStatistics` of all data under it: those of `e_step`
             without options of its own, or a sum of such over blocks of rows.
         start: K components.
-        covariance_type: of the fit; by default what the start's storage says. The statistics must
-            have the second moments that it needs.
+        covariance_type: of the fit; by default what the start's storage says. The mixtures that the
+            E-step is called with are stored so, and the statistics must have the second moments
+            that it needs.
         max_iter: at most so many steps. Static.
         tol: see `em`.
         regularization: () or (D,) variances in the squared units of the data, see `m_step`. The
@@ -98,8 +99,9 @@ def em_from_statistics(
     structure = structure_named(covariance_type or start.covariance_type)
     settings = check_settings(max_iter, accelerate, "implicit", history)
     limits = check_limits(tol, max_iter, start.means)
-    first = _checked(statistics(start), start, structure)
-    begun = stored_as(structure, in_common_dtype(start, first)[0])
+    begun = stored_as(structure, start)
+    first = _checked(statistics(begun), start, structure)
+    begun, _ = in_common_dtype(begun, first)
     limits = limits._replace(tol=limits.tol.astype(begun.means.dtype))
     variances = check_regularization(regularization, begun.means)
     if variances is None:

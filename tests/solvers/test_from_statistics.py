@@ -46,6 +46,10 @@ def test_a_type_of_its_own_takes_the_statistics_it_needs():
     found = jg.em_from_statistics(of_blocks, start, covariance_type="VEI", tol=TOL)
     expected = jg.em(start, array(X), covariance_type="VEI", tol=TOL)
     assert_same_mixture(found.mixture, expected.mixture, by_dtype(2e-2, 1e-6))
+    full = jg.em_from_statistics(
+        of_blocks, start_from_labels(X, "diag"), covariance_type="full", tol=TOL
+    )
+    assert full.mixture.covariance_type == "full"
 
 
 def test_regularization_is_part_of_the_objective():
@@ -142,7 +146,7 @@ def test_what_is_no_e_step_is_refused():
         fewer = jax.tree.map(lambda leaf: leaf[:2], start)
         jg.em_from_statistics(lambda _: jg.e_step(fewer, array(X)), start)
     with pytest.raises(ValueError, match="second moments"):
-        jg.em_from_statistics(of_blocks, start, covariance_type="full")
+        jg.em_from_statistics(lambda _: of_blocks(start), start, covariance_type="full")
     with pytest.raises(ValueError, match="at least 0"):
         jg.em_from_statistics(of_blocks, start, regularization=-1.0)
     with pytest.raises(ValueError, match="callback"):
