@@ -1,4 +1,4 @@
-"""Tuned sizes by platform: the only file that asks which platform it is.
+"""Tuned sizes by platform: the only file that asks JAX which platform it is.
 
 A program is for the platform of the devices that its arguments were committed to; without any, for
 that of JAX's default device, and else of its default backend. Where somebody else's program is

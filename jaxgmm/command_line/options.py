@@ -68,7 +68,8 @@ def _add_fit(commands: Any) -> None:
         type=_covariance_types,
         default="all",
         metavar="TYPE",
-        help=f"some of {','.join(STRUCTURES)}; or all, the default, which are the first six",
+        help=f"some of {','.join(STRUCTURES)}, of which a saved VEI reads as diag; or all, the "
+        "default, which are the first six",
     )
     add("--criterion", choices=CRITERIA, default="bic", help="what to choose by (default: bic)")
     add("--n-init", type=_positive, default=10, metavar="N", help="restarts per fit (default: 10)")

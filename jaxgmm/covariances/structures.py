@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import at_least
 from jaxgmm.arrays.validation import check_choice
 from jaxgmm.covariances import charts, estimators, volume_shape
@@ -75,10 +76,29 @@ class Structure:
 
     def stores(self, covariance: Covariance, n_components: int) -> bool:
         """Whether a covariance is of this type already, whatever its numbers are."""
+        return self.may_store(covariance, n_components) and not self.coupled
+
+    def may_store(self, covariance: Covariance, n_components: int) -> bool:
+        """Whether a covariance has the form in which this type is stored."""
         leading = 1 if self.shared else n_components
         leaf = next(iter(vars(covariance).values()))
-        stored = isinstance(covariance, self.storage) and leaf.shape[0] == leading
-        return stored and not self.coupled
+        return isinstance(covariance, self.storage) and leaf.shape[0] == leading
+
+    def check(self, covariance: Covariance, n_components: int, n_features: int) -> None:
+        """ValueError where a covariance is not of this type, as far as its values are known."""
+        if not self.may_store(covariance, n_components):
+            raise ValueError(
+                f"covariance_type={self.name!r} is stored otherwise than this mixture, which is "
+                f"{covariance_type_of(covariance, n_components)!r}"
+            )
+        if self.coupled and is_concrete(*jax.tree.leaves(covariance)):
+            with jax.ensure_compile_time_eval():
+                good = self.conforms(covariance, n_features)
+            if not good:
+                raise ValueError(
+                    "covariances must have in common what "
+                    f"covariance_type={self.name!r} says, got {covariance}"
+                )
 
     def nearest(self, covariance: Covariance, weights: Array, n_features: int) -> Covariance:
         """The covariance of this type that is nearest in Kullback-Leibler divergence.
@@ -209,7 +229,8 @@ CODES = {row.mclust: name for name, row in STRUCTURES.items()}
 
 def structure_named(covariance_type: str) -> Structure:
     """The row of the table, by its name or by mclust's; ValueError lists the names."""
-    name = CODES.get(covariance_type, covariance_type)
+    named = isinstance(covariance_type, str)
+    name = CODES.get(covariance_type, covariance_type) if named else covariance_type
     return STRUCTURES[check_choice("covariance_type", name, STRUCTURES)]
 
 

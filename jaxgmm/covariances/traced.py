@@ -58,8 +58,10 @@ class TracedStructure(NamedTuple):
 
     @classmethod
     def of(cls, covariance_types: Sequence[str]) -> Self:
-        """The flags of several types, with a leading axis."""
+        """The flags of several types, with a leading axis; ValueError where these don't say all."""
         rows = [structure_named(name) for name in covariance_types]
+        if any(row.coupled for row in rows):
+            raise ValueError(f"not all of {covariance_types} can be data")
         flags = [(row.shared, row.diagonal, row.isotropic) for row in rows]
         return cls(*(jnp.asarray(flag) for flag in zip(*flags, strict=True)))
 

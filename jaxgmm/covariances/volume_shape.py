@@ -9,6 +9,7 @@ columns, that is Sinkhorn's iteration.
 Source: Celeux & Govaert 1995; Sinkhorn & Knopp 1967.
 """
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def _balanced(log_variance: Array, log_share: Array, first: Array) -> Array:
         ratio = log_variance - _log_volume(log_variance, log_shape)[:, None]
         return _centered(logsumexp(log_share[:, None] + ratio, axis=0)) - log_shape
 
-    def solve(_: Callable[[Array], Array], first: Array) -> Array:
+    def solve(moved: Callable[[Array], Array], first: Array) -> Array:
         def goes_on(state: tuple[Array, Array, Array]) -> Array:
             _, step, number = state
             # Logarithms are rounded, the larger the more.
@@ -79,7 +80,7 @@ def _balanced(log_variance: Array, log_share: Array, first: Array) -> Array:
 def _log_volume(log_variance: Array, log_shape: Array) -> Array:
     """log λ_k of components with variances (K, D), given a shape: (K,)."""
     ratio = log_variance - log_shape[None]
-    return logsumexp(ratio, axis=1) - jnp.log(jnp.ones_like(ratio[0]).sum())
+    return logsumexp(ratio, axis=1) - math.log(ratio.shape[1])
 
 
 def _centered(log_shape: Array) -> Array:

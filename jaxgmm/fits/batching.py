@@ -71,7 +71,7 @@ def fit_batch(
             of (N_b,). 0 removes a row, which may then hold anything: so data of different lengths
             fit into one array.
         log_prior: (B, N, K), see `fit`, or (N, K) for all models; for a sequence of arrays a
-            sequence of (N_b, K).
+            sequence of (N_b, K). A row that it leaves no component is `Status.NON_FINITE`.
         init: a name, see `fit`; a `GaussianMixture` of which all leaves lead with B; or
             responsibilities (B, N, K), for a sequence of arrays a sequence of (N_b, K).
         n_init: restarts of each model.
@@ -222,6 +222,8 @@ def _check_prior(log_prior: Any, x: Array, n_models: int, n_components: int) -> 
     Raises:
         ValueError: of another shape.
     """
+    axes = np.ndim(log_prior) - 2
+    check_whole("log_prior", log_prior, axes, axes + 1)
     array = as_float_array("log_prior", log_prior).astype(x.dtype)
     of_all = (x.shape[-2], n_components)
     if array.shape not in (of_all, (n_models, *of_all)):

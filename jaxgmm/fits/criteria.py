@@ -137,7 +137,7 @@ def criteria_of(
 
     Args:
         log_likelihood: weighted total.
-        log_certainty: see `log_map_responsibility`.
+        log_map_responsibility: see `log_map_responsibility`.
         n_parameters: free ones.
         log_n_rows: logarithm of the sum of the weights.
     """

@@ -82,7 +82,7 @@ def fit(
             than four restarts, the four that are best after 16 steps climb to the end; all others
             do too where these end degenerate.
         max_iter: at most so many steps from each start, of which `n_iter` and `history` count those
-            from the last. Static.
+            from the last. Not traced.
         tol: see `em`.
         reg_covar: see `em`.
         accelerate: see `em`.

@@ -189,7 +189,7 @@ def start_from(
     """A mixture in the coordinates of the rows, by one M-step.
 
     Args:
-        responsibilities: of some rows, see `expectation.accumulate_soft`.
+        responsibilities: of some rows, see `accumulation.accumulate_soft`.
         rows: the data.
         active: (K,) bool, which components there are; the others have no weight.
         structure: the covariance type.

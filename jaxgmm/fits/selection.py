@@ -357,7 +357,7 @@ def _checked_sweep(
     given = n_components if isinstance(n_components, Iterable) else [n_components]
     counts = [check_n_components(count, n_rows) for count in given]
     types = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
-    types = [structure_named(name).name for name in types]
+    types = list(dict.fromkeys(structure_named(name).name for name in types))
     if not counts or not types:
         raise ValueError("n_components and covariance_type must not be empty")
     return [Candidate(count, name) for count in counts for name in types]

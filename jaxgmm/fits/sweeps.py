@@ -78,7 +78,7 @@ class Fits(NamedTuple):
 
     Attributes:
         results: of the fits.
-        log_certainty: see `criteria.log_map_responsibility`.
+        log_map_responsibility: see `criteria.log_map_responsibility`.
         held_out: log-likelihood per unit of weight of the rows that were held out, NaN without any.
     """
 

@@ -14,10 +14,10 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import at_least, einsum, in_own_unit, logsumexp, varying
 from jaxgmm.arrays.validation import check_choice, check_fit_arguments
-from jaxgmm.covariances.structures import Structure, structure_named
+from jaxgmm.covariances.structures import Structure
 from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.densities import log_density
-from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.mixtures.mixture import GaussianMixture, structure_of
 from jaxgmm.mixtures.parameters import constrain, unconstrain
 from jaxgmm.solvers.tangent import retraction, zero_tangent
 from jaxgmm.steps.expectation import total_log_prob
@@ -71,8 +71,8 @@ def observed_information(
         TypeError: x is not numeric.
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
-    structure = structure_named(covariance_type or mixture.covariance_type)
-    return _observed_information(*check_fit_arguments(mixture, x, weights), structure)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    return _observed_information(mixture, x, weights, structure_of(mixture, covariance_type))
 
 
 @PlatformProgram
@@ -141,7 +141,7 @@ def standard_errors(
     """
     check_choice("kind", kind, ("sandwich", "information"))
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    structure = structure_named(covariance_type or mixture.covariance_type)
+    structure = structure_of(mixture, covariance_type)
     errors = _standard_errors(mixture, x, weights, structure, kind=kind)
     if is_concrete(errors.means) and bool(jnp.any(jnp.isnan(errors.means))):
         warnings.warn(

@@ -16,7 +16,7 @@ from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import einsum
 from jaxgmm.arrays.validation import as_query, check_count, check_flag, check_key, check_mixture
 from jaxgmm.covariances.storage import Covariance, average, precision
-from jaxgmm.covariances.structures import covariance_type_of, structure_named
+from jaxgmm.covariances.structures import Structure, covariance_type_of, structure_named
 from jaxgmm.mixtures import densities, sampling
 
 T = TypeVar("T")
@@ -95,14 +95,7 @@ class GaussianMixture:
             with jax.ensure_compile_time_eval():
                 _check_values(weights, means, covariances, structure.full_second_moment)
         covariance = structure.store(covariances)
-        if structure.coupled and is_concrete(covariances):
-            with jax.ensure_compile_time_eval():
-                good = structure.conforms(covariance, n_features)
-            if not good:
-                raise ValueError(
-                    f"covariances must have what covariance_type={structure.name!r} says in "
-                    f"common, got {covariances}"
-                )
+        structure.check(covariance, n_components, n_features)
         return cls(jnp.log(weights), means, covariance)
 
     def __repr__(self) -> str:
@@ -234,6 +227,17 @@ class GaussianMixture:
 
     def _of_every_component(self, matrices: Array) -> Array:
         return jnp.broadcast_to(matrices, (self.n_components, *matrices.shape[1:]))
+
+
+def structure_of(mixture: GaussianMixture, covariance_type: str | None) -> Structure:
+    """The covariance type as which a mixture was estimated; by default what the storage says.
+
+    Raises:
+        ValueError: no such type, or the mixture is not of it.
+    """
+    structure = structure_named(covariance_type or mixture.covariance_type)
+    structure.check(mixture.covariance, mixture.n_components, mixture.n_features)
+    return structure
 
 
 def is_finite(mixture: GaussianMixture) -> Array:

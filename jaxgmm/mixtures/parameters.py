@@ -13,8 +13,8 @@ from jax import Array
 from jaxgmm.arrays.numerics import log_softmax
 from jaxgmm.arrays.validation import check_mixture
 from jaxgmm.covariances.charts import FreeNumbers
-from jaxgmm.covariances.structures import chart_with, structure_named
-from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.covariances.structures import chart_with
+from jaxgmm.mixtures.mixture import GaussianMixture, structure_of
 
 
 @jax.tree_util.register_dataclass
@@ -50,13 +50,13 @@ def unconstrain(mixture: GaussianMixture, covariance_type: str | None = None) ->
         As many numbers as the mixture has free parameters; `constrain` is the inverse.
 
     Raises:
-        ValueError: a batch; use `jax.vmap`.
+        ValueError: a batch; use `jax.vmap`. Or the mixture is not of the type.
 
     Source: Pinheiro & Bates 1996 (log-Cholesky).
     """
     check_mixture(mixture)
     logits = mixture.log_weights[:-1] - mixture.log_weights[-1:]
-    chart = structure_named(covariance_type or mixture.covariance_type).chart
+    chart = structure_of(mixture, covariance_type).chart
     return Coordinates(logits, mixture.means, *chart.numbers(mixture.covariance))
 
 

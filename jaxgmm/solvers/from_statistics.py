@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.conversion import in_common_dtype
 from jaxgmm.arrays.host import is_concrete
-from jaxgmm.arrays.numerics import at_least, varying
+from jaxgmm.arrays.numerics import at_least, smallest_variance, varying
 from jaxgmm.arrays.validation import check_mixture
 from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.mixtures.mixture import GaussianMixture
@@ -59,18 +59,18 @@ def em_from_statistics(
     """EM from a given start, by an E-step that the caller brings.
 
     The loop of `em`, with its stopping rule, status and acceleration. Where the start is known the
-    E-step is called by Python, once in each iteration, and may read files or ask other processes;
-    where the start is traced, so is the E-step. Under `jax.shard_map` it ends with
-    `SufficientStatistics.psum`.
+    E-step is called by Python, once in each iteration and three times besides, and may read files
+    or ask other processes; where the start is traced, so is the E-step. Under `jax.shard_map` it
+    ends with `SufficientStatistics.psum`.
 
     Args:
         statistics: maps a mixture to `SufficientStatistics` of all data under it: those of `e_step`
-            without options of its own, or a sum of such over blocks of rows.
+            without `regularization`, or a sum of such over blocks of rows.
         start: K components.
         covariance_type: of the fit; by default what the start's storage says. The mixtures that the
             E-step is called with are stored so, and the statistics must have the second moments
             that it needs.
-        max_iter: at most so many steps. Static.
+        max_iter: at most so many steps. Not traced.
         tol: see `em`.
         regularization: () or (D,) variances in the squared units of the data, see `m_step`. The
             E-step is not to know of it: the mixture that it is called with has weights
@@ -103,12 +103,15 @@ def em_from_statistics(
     first = _checked(statistics(begun), start, structure)
     begun, _ = in_common_dtype(begun, first)
     limits = limits._replace(tol=limits.tol.astype(begun.means.dtype))
+    dtype, scale = begun.means.dtype, _squared_scale(first, structure)
     variances = check_regularization(regularization, begun.means)
     if variances is None:
-        variances = default_reg_covar(begun.means.dtype) * _variance_of(first, structure)
+        variances = default_reg_covar(dtype) * scale
+    variances = jnp.maximum(variances, smallest_variance(dtype) * scale)
 
     def source(mixture: GaussianMixture) -> SufficientStatistics:
-        return _checked(statistics(with_penalty(mixture, variances)), start, structure)
+        found = _checked(statistics(with_penalty(mixture, variances)), start, structure)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), found)
 
     loop = begin(structure, begun, limits.tol, settings)
     if is_concrete(*jax.tree.leaves((begun, first, variances, limits))):
@@ -160,15 +163,22 @@ def _checked(
 
 
 @jax.jit
-def _variance_of(statistics: SufficientStatistics, structure: Structure) -> Array:
-    """The variance of the data that statistics are of, feature by feature: (D,)."""
+def _squared_scale(statistics: SufficientStatistics, structure: Structure) -> Array:
+    """The variance of the data that statistics are of, feature by feature: (D,).
+
+    Of a constant its square, and 1 of zeros, as the standardization has it.
+    """
     total = jnp.sum(statistics.count)
     share = (statistics.count / total)[:, None]
     mean = jnp.sum(share * statistics.origin + statistics.first / total, axis=0)
     second = statistics.about(jnp.broadcast_to(mean[None], statistics.first.shape)).second
     squares = jnp.diagonal(second, axis1=1, axis2=2) if second.ndim == 3 else second
     variance = at_least(jnp.sum(squares, axis=0) / total, 0)
-    return jnp.full_like(variance, jnp.mean(variance)) if structure.isotropic else variance
+    magnitude = mean**2
+    if structure.isotropic:
+        variance, magnitude = (jnp.full_like(of, jnp.mean(of)) for of in (variance, magnitude))
+    constant = variance <= (4 * float(jnp.finfo(variance.dtype).eps)) ** 2 * magnitude
+    return jnp.where(constant, jnp.where(magnitude > 0, magnitude, 1), variance)
 
 
 def _iterate_by_python(

@@ -109,7 +109,7 @@ def fit_gradient(
             the last update, of which `max_iter` are made, all rows say how much is left to gain.
         batch_rows: how many rows are drawn, with replacement. Static.
         covariance_type: of the fit; by default what the start's storage says.
-        max_iter: at most so many updates. Static.
+        max_iter: at most so many updates. Not traced.
         tol: see `em`.
         reg_covar: see `em`.
         history: whether to record the objective after each update, of drawn rows an estimate.
@@ -266,7 +266,7 @@ def _updated(
 def objective_around(problem: Problem, start: GaussianMixture, step: Tangent) -> Array:
     """The objective per unit of weight, a step away from a mixture: (), with its gradient.
 
-    Value and gradient are from one pass over the data, see `curvature.py`.
+    Value and gradient are from one pass over the data, see `newton.py`.
     """
     mixture = retraction(start, step)
     statistics = lax.stop_gradient(problem.expected_statistics(ready_to_whiten(mixture)))

@@ -77,7 +77,7 @@ def em(
         log_prior: (N, K) added to the logits: 0 and -inf for rows of known component, or anything
             between for what is known beforehand.
         covariance_type: of the fit; by default what the start's storage says.
-        max_iter: at most so many steps. Static.
+        max_iter: at most so many steps. Not traced.
         tol: gain of the objective still to come, extrapolated, in nats per unit of weight. EM has
             converged when five estimates in a row were below; 0 runs all `max_iter` steps. May be
             traced; a negative number or NaN is then like 0.

@@ -120,7 +120,7 @@ class Ascent(NamedTuple):
         tried: the mixture to be looked at next.
         n_tried: () int, how many were.
         radius: () length that a step may have.
-        stretch: () gain of the last step that was computed, in halves of the square of the
+        newton_decrement: () gain of the last step that was computed, in halves of the square of the
             gradient; infinite where the curvature wasn't that of a maximum.
         arrived: () bool, whether there is nothing left to gain.
     """

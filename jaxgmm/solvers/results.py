@@ -35,7 +35,7 @@ ADVICE = {
     ),
     Status.NON_FINITE: (
         "met NaN or infinity after {iterations}, and its mixture, the last that was finite, means "
-        "nothing; check data and weights for NaN and infinity, then raise reg_covar"
+        "nothing; check data, weights and log_prior for NaN and infinity, then raise reg_covar"
     ),
     Status.DEGENERATE: (
         "ended with degenerate components {components}: empty, held up by the regularization "

@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays.host import from_host, is_concrete
+from jaxgmm.arrays.padding import bucket_size
 from jaxgmm.arrays.validation import check_choice, check_count, check_flag, check_number
 from jaxgmm.solvers.acceleration import METHODS
 
@@ -71,14 +72,14 @@ def check_settings(
 
 
 def places_for(max_iter: int) -> int:
-    """Places for so many objectives: a power of ten, so that few sizes are compiled."""
-    return 10 ** len(str(max(max_iter, 2) - 1))
+    """Places for so many objectives, or some more, so that few sizes are compiled."""
+    return 10 ** len(str(max(max_iter, 2) - 1)) if max_iter <= 10**4 else bucket_size(max_iter)
 
 
 def check_limits(tol: ArrayLike, max_iter: int, x: Array) -> Limits:
     """Where a fit ends, known to be good."""
-    count = np.asarray(check_count("max_iter", max_iter, 0), np.int32)
-    return Limits(check_tol(tol, x), from_host(count))
+    count = min(check_count("max_iter", max_iter, 0), np.iinfo(np.int32).max)
+    return Limits(check_tol(tol, x), from_host(np.asarray(count, np.int32)))
 
 
 def check_tol(tol: ArrayLike, x: Array) -> Array:

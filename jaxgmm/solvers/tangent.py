@@ -45,7 +45,8 @@ def retraction(mixture: GaussianMixture, step: Tangent) -> GaussianMixture:
     Where the mixture maximizes the expected log-likelihood of complete data (rows of which the
     component is known, too) their information about the step is the identity, per unit of weight.
     So a step of length 1/√N is about one standard error, and what EM does is a step along the
-    gradient. Components without weight stay where they are.
+    gradient. Components without weight stay where they are. What components of their own share
+    with others is an exception to both, see `complete_information`.
 
     Args:
         mixture: K components.

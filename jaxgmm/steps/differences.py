@@ -39,7 +39,7 @@ def by_differences_apart(
     n_components, n_features = mixture.means.shape
     numbers = jnp.argsort(~inaccurate)[:most]
     count = jnp.sum(inaccurate)
-    turns = largest_in_batch(count)
+    turns = largest_in_batch(jnp.minimum(count, most))
     square = (most, n_features, n_features) if full_second_moment else (most, n_features)
     shapes = ((most,), (most, n_features), square)
 
@@ -97,10 +97,11 @@ def statistics_by_differences(
         numbers: Array, weights: Array, z: Array
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         logits = log_density(mixture.covariance, mixture.means, z) + mixture.log_weights[:, None]
-        logits = rows.with_prior(logits, numbers, weights)
+        logits, most = rows.with_prior(logits, numbers, weights)
         terms, total, top = shifted_exponentials(logits, axis=0)
         moments = sum_moments(z, terms * (weights[None] / total), mixture.means, full_second_moment)
-        return weighted_sum(weights, (jnp.log(total) + top)[0]), moments
+        log_prob = (jnp.log(total) + top)[0]
+        return weighted_sum(weights, log_prob if most is None else log_prob + most), moments
 
     size = rows.chunk_rows(mixture.means.size)
     log_likelihood, (count, first, second) = rows.sum(summand, size, wanted)

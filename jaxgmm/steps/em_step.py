@@ -123,7 +123,8 @@ def m_step(
     Args:
         statistics: from `e_step` or `accumulate`.
         covariance_type: a row of the table in `structures.py`.
-        previous: the mixture before; components without any weight keep its mean and covariance.
+        previous: the mixture before; components without any weight keep its mean and covariance,
+            but for what these share with others.
             Without it they stay where their moments are about, with the average covariance within
             components.
         regularization: () or (D,) variances in the squared units of the data. Every row is a

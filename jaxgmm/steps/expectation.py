@@ -90,8 +90,9 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
 
     def summand(numbers: Array, weights: Array, z: Array) -> Array:
         of_components = log_density(mixture.covariance, mixture.means, z)
-        of_components = rows.with_prior(of_components, numbers, weights)
+        of_components, most = rows.with_prior(of_components, numbers, weights)
         log_probs = [logsumexp(of_components + given[:, None], axis=0) for given in log_weights]
+        log_probs = log_probs if most is None else [found + most for found in log_probs]
         values = jnp.stack([jnp.ones_like(weights), *log_probs])
         return einsum("n,fn->f", weights, jnp.where(weights[None] != 0, values, 0))
 

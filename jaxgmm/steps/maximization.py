@@ -58,7 +58,10 @@ def maximize(
         few = total * float(jnp.finfo(total.dtype).eps) ** 2
         scatter = jnp.where(of_dead, few * average, scatter)
         count = jnp.where(dead, few, count)
-    before = None if previous is None else stored_as(structure, previous).covariance
+    before = None
+    if previous is not None:
+        of_type = previous if structure.coupled else stored_as(structure, previous)
+        before = of_type.covariance
     covariance = structure.estimate(count, scatter, regularization, before)
     if before is not None and not (structure.stores_one or structure.coupled):
         covariance = jax.tree.map(

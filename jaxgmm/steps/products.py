@@ -8,7 +8,7 @@ is the same for all: features of first order are enough, and the second moment o
 step changes, is gathered once.
 
 The price is cancellation: a logit is a difference of terms as large as (|z| / σ)², and loses as
-many digits. `is_accurate` says for which components that is tolerable; `expectation.py` has the
+many digits. `is_accurate` says for which components that is tolerable; `differences.py` has the
 form that never loses any, for the others or for all.
 """
 
@@ -157,11 +157,13 @@ def statistics_by_products(
     def summand(numbers: Array, weights: Array, z: Array) -> tuple[Any, ...]:
         values = features.of(z)
         logits = apart.logits(form.at(values), z)
-        if rows.log_prior is not None:
-            logits = rows.with_prior(logits, numbers, weights) + dead[:, None]
+        logits, most = rows.with_prior(logits, numbers, weights)
+        if most is not None:
+            logits += dead[:, None]
         by_product = budget().sums_are_products
         terms, total, top = shifted_exponentials(logits, axis=0, by_product=by_product)
         log_prob = (jnp.log(total) + top)[0]
+        log_prob = log_prob if most is None else log_prob + most
         responsibilities = terms * (weights[None] / total)
         sums = features.sum(values, responsibilities)
         return weighted_sum(weights, log_prob), sums, apart.moments(z, responsibilities)

@@ -30,11 +30,22 @@ class Rows(NamedTuple):
     weights: Array
     log_prior: Array | None = None
 
-    def with_prior(self, logits: Array, numbers: Array, weights: Array) -> Array:
-        """Logits (K, rows) of consecutive rows with what is known beforehand of these."""
+    def with_prior(
+        self, logits: Array, numbers: Array, weights: Array
+    ) -> tuple[Array, Array | None]:
+        """Logits (K, rows) of consecutive rows with what is known beforehand of these.
+
+        Returns:
+            The logits, less what their prior is at most; and that: (rows,), or None without any. In
+            sums with it, which may be large and says nothing about the components, they would lose
+            digits.
+        """
         if self.log_prior is None:
-            return logits
-        return logits + chunk_of(self.log_prior, numbers, weights).T
+            return logits, None
+        prior = chunk_of(self.log_prior, numbers, weights).T
+        most = lax.stop_gradient(jnp.max(prior, axis=0))
+        most = jnp.where(jnp.isfinite(most), most, 0)
+        return logits + (prior - most[None]), most
 
     def sum(
         self,

@@ -80,6 +80,17 @@ def test_components_have_the_numbers_of_their_labels(key, init):
     assert_close(again.objective, fit.objective, by_dtype(1e-4, 1e-8))
 
 
+@pytest.mark.parametrize("most", [2.0**23, -(2.0**23)])
+def test_what_all_components_have_in_common_costs_no_digits(most):
+    """Numbers that are exact in the dtype, as a hidden Markov model may have them."""
+    start = start_from_labels(X, "full", blur=0.3)
+    prior = array(np.where(np.arange(K)[None] == LABELS[:, None], 0, -2))
+    plain = em(start, array(X), log_prior=prior, tol=0, max_iter=20)
+    large = em(start, array(X), log_prior=prior + most, tol=0, max_iter=20)
+    assert_same_mixture(large.mixture, plain.mixture, by_dtype(1e-5, 1e-12))
+    assert_close(large.log_likelihood, plain.log_likelihood + N * most, by_dtype(1e-6, 1e-13))
+
+
 def test_no_preference_at_all_changes_nothing(key):
     plain = jg.fit(key, array(X), K, tol=TOL)
     level = jg.fit(key, array(X), K, log_prior=array(np.zeros((N, K))), tol=TOL)

@@ -136,6 +136,19 @@ def test_what_goes_wrong_is_in_the_status():
     assert np.isfinite(double(alike.log_likelihood))
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "VEI"])
+@pytest.mark.parametrize("regularization", [None, 0.0])
+def test_a_constant_feature_is_degenerate_as_it_is_for_em(covariance_type, regularization):
+    x = array(np.c_[X[:, 0], np.full(N, 7.0)])
+    start = start_from_labels(X, "diag")
+    options = {"covariance_type": covariance_type, "tol": TOL}
+    found = jg.em_from_statistics(
+        lambda m: jg.e_step(m, x), start, regularization=regularization, **options
+    )
+    assert found.status == em(start, x, **options).status == jg.Status.DEGENERATE
+    assert np.isfinite(double(found.log_likelihood))
+
+
 def test_what_is_no_e_step_is_refused():
     start = start_from_labels(X, "diag")
     with pytest.raises(TypeError, match="SufficientStatistics"):
