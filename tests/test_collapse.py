@@ -115,11 +115,15 @@ def test_where_all_is_noise_what_remains_is_no_less_than_that():
 def test_the_remaining_gain_of_heavy_tails_is_never_an_order_of_magnitude_too_small(
     covariance_type,
 ):
-    """Judged by 3000 further steps."""
+    """Judged by 3000 further steps.
+
+    A coarser tolerance takes a plateau of such data for a maximum, in one dtype or the other: gains
+    that fall over a hundred steps and rise again afterwards say nothing else.
+    """
     x = array(heavy_tails())
     climb = partial(jg.em, covariance_type=covariance_type, history=False)
     start = jg.fit(jax.random.key(0), x, K, covariance_type=covariance_type, max_iter=0).mixture
-    for tol in (1e-4, 1e-6):
+    for tol in (1e-5, 1e-6):
         some = climb(start, x, tol=tol, max_iter=500)
         end = climb(some.mixture, x, tol=0.0, max_iter=3000)
         short = float(end.objective - some.objective) / N_ROWS
