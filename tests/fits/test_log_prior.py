@@ -80,6 +80,15 @@ def test_components_have_the_numbers_of_their_labels(key, init):
     assert_close(again.objective, fit.objective, by_dtype(1e-4, 1e-8))
 
 
+@pytest.mark.parametrize("init", ["k-means++", "kmeans"])
+def test_starts_have_these_numbers_before_any_step(key, init):
+    start = jg.fit(key, array(X), K, log_prior=SOME, init=init, max_iter=0, history=False)
+    assert (np.asarray(start.mixture.predict(array(X))) == NUMBERS).mean() > 0.7
+    other = labels(np.arange(N) % 5 == 0, (NUMBERS + 1) % K)
+    moved = jg.fit(key, array(X), K, log_prior=other, init=init, max_iter=0, history=False)
+    assert (np.asarray(moved.mixture.predict(array(X))) == (NUMBERS + 1) % K).mean() > 0.7
+
+
 @pytest.mark.parametrize("most", [2.0**23, -(2.0**23)])
 def test_what_all_components_have_in_common_costs_no_digits(most):
     """Numbers that are exact in the dtype, as a hidden Markov model may have them."""
