@@ -289,14 +289,18 @@ def check_key(key: Any) -> Array:
     return key
 
 
-def as_log_prior(log_prior: ArrayLike, x: Array, n_components: int, weights: Array | None) -> Array:
-    """What is added to the logits, (N, K), in the dtype of the data (N, D).
+def as_log_prior(
+    log_prior: ArrayLike | None, x: Array, n_components: int, weights: Array | None
+) -> Array | None:
+    """What is added to the logits, (N, K), in the dtype of the data (N, D); None stays None.
 
     Raises:
         TypeError: not numeric.
         ValueError: of another shape; where values are known, NaN, infinity, or a row with a weight
             for which no component is possible.
     """
+    if log_prior is None:
+        return None
     check_whole("log_prior", log_prior, 0, 1)
     array = as_float_array("log_prior", log_prior).astype(x.dtype)
     if array.shape != (x.shape[0], n_components):

@@ -41,7 +41,7 @@ class TracedStructure(NamedTuple):
     @property
     def chart(self) -> Chart:
         """Types that are data have none: nothing is accelerated, polished or differentiated."""
-        raise NotImplementedError("covariance types as data have no chart")
+        raise TypeError("covariance types that are data have no chart")
 
     @property
     def coupled(self) -> bool:

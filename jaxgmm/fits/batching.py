@@ -151,13 +151,14 @@ def _fit_arrays(
     active = np.ones((n_models, n_components), bool)
     static = {"init": init, "n_init": n_init, "settings": settings}
     arguments = (key, numbers, x, weights, log_prior, given, active, *options, structure)
-    if not is_concrete(*jax.tree.leaves(arguments)):
-        return with_places(_fit_batch(*arguments, n_models, **static), max_iter)
-    own_prior = log_prior is not None and log_prior.ndim == 3
-    of_data = (False, True, x.ndim == 3, weights.ndim == 2, own_prior)
-    leading = (*of_data, True, True, False, False, False)
-    size = x.size if x.ndim == 3 else weights.size
-    result = fit_blocks(_fit_batch, arguments, leading, n_models, size, **static)
+    if is_concrete(*jax.tree.leaves(arguments)):
+        own_prior = log_prior is not None and log_prior.ndim == 3
+        of_data = (False, True, x.ndim == 3, weights.ndim == 2, own_prior)
+        leading = (*of_data, True, True, False, False, False)
+        size = x.size if x.ndim == 3 else weights.size
+        result = fit_blocks(_fit_batch, arguments, leading, n_models, size, **static)
+    else:
+        result = _fit_batch(*arguments, n_models, **static)
     return with_places(result, max_iter)
 
 

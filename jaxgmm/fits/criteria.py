@@ -38,8 +38,7 @@ def log_likelihood(
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
-    if log_prior is not None:
-        log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
+    log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     return _log_likelihood(mixture, x, weights, log_prior)
 
 
@@ -137,7 +136,7 @@ def criteria_of(
 
     Args:
         log_likelihood: weighted total.
-        log_map_responsibility: see `log_map_responsibility`.
+        log_map_responsibility: weighted total, see the function of that name.
         n_parameters: free ones.
         log_n_rows: logarithm of the sum of the weights.
     """
@@ -151,9 +150,8 @@ def _log_likelihood(
     mixture: GaussianMixture, x: Array, weights: Array, log_prior: Array | None
 ) -> Array:
     weights, unit = in_own_unit(weights)
-    return (
-        unit * total_log_prob(as_they_are(x, weights, log_prior), mixture, mixture.log_weights)[0]
-    )
+    rows = as_they_are(x, weights, log_prior)
+    return unit * total_log_prob(rows, mixture, mixture.log_weights)[0]
 
 
 @PlatformProgram

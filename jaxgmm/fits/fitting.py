@@ -134,8 +134,7 @@ def fit(
         given = as_responsibilities(init, x, n_components, weights=weights)
         x, weights, given = in_common_dtype(x, weights, given)
         init, n_init = "given", 1
-    if log_prior is not None:
-        log_prior = as_log_prior(log_prior, x, n_components, weights)
+    log_prior = as_log_prior(log_prior, x, n_components, weights)
     numbers = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
     structure = structure_named(covariance_type)
     settings = check_settings(max_iter, accelerate, adjoint, history, polish)

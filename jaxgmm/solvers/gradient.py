@@ -139,8 +139,7 @@ def fit_gradient(
             f"optimizer must be one of optax, for instance optax.adam(0.01), got {optimizer!r}"
         )
     batch_rows = check_count("batch_rows", batch_rows, 1)
-    if log_prior is not None:
-        log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
+    log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     x, weights, log_prior = with_padding(x, weights, (mixture, tol, reg_covar, key), log_prior)
     numbers = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
     data = (mixture, x, weights, log_prior, key, *numbers, structure)

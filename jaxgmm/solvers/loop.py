@@ -113,8 +113,7 @@ def em(
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
     structure = structure_named(covariance_type or mixture.covariance_type)
     settings = check_settings(max_iter, accelerate, adjoint, history, polish)
-    if log_prior is not None:
-        log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
+    log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     x, weights, log_prior = with_padding(x, weights, (mixture, tol, reg_covar), log_prior)
     numbers = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
     result = _em(mixture, x, weights, log_prior, *numbers, structure, settings=settings)

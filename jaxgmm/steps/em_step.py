@@ -69,8 +69,7 @@ def e_step(
     """
     mixture, x, weights = check_fit_arguments(mixture, x, weights)
     structure = structure_named(covariance_type or mixture.covariance_type)
-    if log_prior is not None:
-        log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
+    log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     variances = check_regularization(regularization, x)
     return _e_step(mixture, x, weights, log_prior, variances, structure.full_second_moment)
 
