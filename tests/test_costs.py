@@ -19,7 +19,8 @@ from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.solvers.acceleration import metric
 from jaxgmm.solvers.convergence import expected_gain
 from jaxgmm.solvers.degeneracy import degenerate_components
-from jaxgmm.steps.maximization import stored_as, with_penalty
+from jaxgmm.steps.maximization import stored_as
+from jaxgmm.steps.regularization import with_penalty
 
 # Few rows and many features: D² is far more than the data's N·D, and K times as much as they are.
 N, D, K = 10, 400, 3

@@ -14,9 +14,12 @@ T = TypeVar("T")
 
 HIGHEST = lax.Precision.HIGHEST
 
-# Sums of at most so many terms, and loops of as many turns, are written out: as operations of their
-# own they would cost more than their work.
+# Sums of at most so many terms are written out: as operations of their own they would cost more
+# than their work.
 FEW = 4
+# Matrices of at most so many rows are factorized number by number. That is compiled faster than a
+# loop over columns, whose length doesn't matter; with more rows, the other way round.
+TINY = 3
 
 
 def contract(subscripts: str, *operands: Array) -> Array:
@@ -224,6 +227,8 @@ def cholesky(matrix: Array) -> Array:
         (..., D, D) lower triangular.
     """
     n_features = matrix.shape[-1]
+    if n_features <= TINY:
+        return _cholesky_of_tiny(matrix)
     precision = jnp.finfo(matrix.dtype)
     rows = jnp.arange(n_features)
 
@@ -244,7 +249,34 @@ def cholesky(matrix: Array) -> Array:
 
     variances = lax.stop_gradient(jnp.diagonal(matrix, axis1=-2, axis2=-1))
     start = varying((jnp.zeros_like(matrix), variances))
-    return lax.fori_loop(0, n_features, next_column, start, unroll=n_features <= FEW)[0]
+    return lax.fori_loop(0, n_features, next_column, start)[0]
+
+
+def _cholesky_of_tiny(matrix: Array) -> Array:
+    """`cholesky`, number by number."""
+    n_features = matrix.shape[-1]
+    precision = jnp.finfo(matrix.dtype)
+    numbers = range(n_features)
+    factor = [[jnp.zeros_like(matrix[..., 0, 0])] * n_features for _ in numbers]
+    left = [lax.stop_gradient(matrix[..., i, i]) for i in numbers]
+    for j in numbers:
+        column = [
+            reduce(operator.sub, (factor[i][k] * factor[j][k] for k in range(j)), matrix[..., i, j])
+            for i in range(j, n_features)
+        ]
+        floor = jnp.maximum(n_features * precision.eps * matrix[..., j, j], precision.tiny)
+        factor[j][j] = root = jnp.sqrt(at_least(column[0], floor))
+        for i in range(j + 1, n_features):
+            most = jnp.sqrt(jnp.maximum(left[i], 0))
+            factor[i][j] = at_most(at_least(column[i - j] / root, -most), most)
+            left[i] = left[i] - lax.stop_gradient(factor[i][j]) ** 2
+    return _matrix_of(factor)
+
+
+def _matrix_of(rows: list[list[Array]]) -> Array:
+    """(..., D, D) from D rows of D numbers (...)."""
+    flat = jnp.stack([number for row in rows for number in row], axis=-1)
+    return flat.reshape(*flat.shape[:-1], len(rows), len(rows))
 
 
 @jax.custom_jvp
@@ -261,7 +293,10 @@ def inverse_of_lower(factor: Array) -> Array:
     Returns:
         (..., D, D) lower triangular.
     """
-    identity = jnp.eye(factor.shape[-1], dtype=factor.dtype)
+    n_features = factor.shape[-1]
+    if n_features <= TINY:
+        return _inverse_of_tiny(factor)
+    identity = jnp.eye(n_features, dtype=factor.dtype)
 
     def next_row(j: Array, inverse: Array) -> Array:
         row = lax.dynamic_index_in_dim(factor, j, axis=-2, keepdims=False)
@@ -270,9 +305,20 @@ def inverse_of_lower(factor: Array) -> Array:
         unit = align(lax.dynamic_index_in_dim(identity, j, keepdims=False), known)
         return lax.dynamic_update_index_in_dim(inverse, (unit - known) / pivot, j, axis=-2)
 
-    n_features = factor.shape[-1]
-    start = jnp.zeros_like(factor)
-    return lax.fori_loop(0, n_features, next_row, start, unroll=n_features <= FEW)
+    return lax.fori_loop(0, n_features, next_row, jnp.zeros_like(factor))
+
+
+def _inverse_of_tiny(factor: Array) -> Array:
+    """`inverse_of_lower`, number by number."""
+    numbers = range(factor.shape[-1])
+    inverse = [[jnp.zeros_like(factor[..., 0, 0])] * len(numbers) for _ in numbers]
+    for i in numbers:
+        pivot = factor[..., i, i]
+        inverse[i][i] = 1 / pivot
+        for j in range(i):
+            known = (factor[..., i, k] * inverse[k][j] for k in range(j, i))
+            inverse[i][j] = -reduce(operator.add, known) / pivot
+    return _matrix_of(inverse)
 
 
 @inverse_of_lower.defjvp
@@ -301,7 +347,7 @@ def is_positive_definite(matrix: Array) -> Array:
         return left - share[..., :, None] * column[..., None, :], positive
 
     start = varying((matrix, jnp.ones(matrix.shape[:-2], bool)))
-    return lax.fori_loop(0, n_features, eliminate, start, unroll=n_features <= FEW)[1]
+    return lax.fori_loop(0, n_features, eliminate, start)[1]
 
 
 @jax.custom_batching.custom_vmap

@@ -1,7 +1,7 @@
 """Covariances from sufficient statistics: the M-step of each covariance type.
 
 All are called with count: (K,) positive; scatter: (K, D, D) or (K, D), sums of squares about the
-components' new means; regularization: (D,) variances that every row brings along; and the
+components' new means, or (1, ...) of all together where these share a covariance; and the
 covariance before, or None, which those that iterate begin with.
 """
 
@@ -15,7 +15,7 @@ from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import at_least, cholesky, is_positive_definite
 from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
 
-Estimator = Callable[[Array, Array, Array, Covariance | None], Covariance]
+Estimator = Callable[[Array, Array, Covariance | None], Covariance]
 
 
 def root_of_matrices(covariances: Array) -> Array:
@@ -33,40 +33,33 @@ def root_of_matrices(covariances: Array) -> Array:
     return jnp.where(is_good, cholesky(symmetric), jnp.nan)
 
 
-def full(count: Array, scatter: Array, regularization: Array, _: Covariance | None) -> Full:
+def full(count: Array, scatter: Array, _: Covariance | None) -> Full:
     """Each component its own covariance."""
-    covariance = scatter / count[:, None, None] + jnp.diag(regularization)[None]
-    return Full(cholesky(covariance))
+    return Full(cholesky(scatter / count[:, None, None]))
 
 
-def tied(count: Array, scatter: Array, regularization: Array, _: Covariance | None) -> Full:
+def tied(count: Array, scatter: Array, _: Covariance | None) -> Full:
     """One covariance for all components."""
-    return full(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization, None)
+    return full(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], None)
 
 
-def diag(count: Array, scatter: Array, regularization: Array, _: Covariance | None) -> Diagonal:
+def diag(count: Array, scatter: Array, _: Covariance | None) -> Diagonal:
     """Each component its own variances, feature by feature."""
-    variance = scatter / count[:, None] + regularization[None]
+    variance = scatter / count[:, None]
     return Diagonal(jnp.sqrt(at_least(variance, jnp.finfo(variance.dtype).tiny)))
 
 
-def tied_diag(
-    count: Array, scatter: Array, regularization: Array, _: Covariance | None
-) -> Diagonal:
+def tied_diag(count: Array, scatter: Array, _: Covariance | None) -> Diagonal:
     """The same variances for all components."""
-    return diag(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization, None)
+    return diag(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], None)
 
 
-def spherical(
-    count: Array, scatter: Array, regularization: Array, _: Covariance | None
-) -> Spherical:
+def spherical(count: Array, scatter: Array, _: Covariance | None) -> Spherical:
     """Each component its own variance, the same in every direction."""
-    variance = jnp.mean(scatter / count[:, None] + regularization[None], axis=-1)
+    variance = jnp.mean(scatter / count[:, None], axis=-1)
     return Spherical(jnp.sqrt(at_least(variance, jnp.finfo(variance.dtype).tiny)))
 
 
-def tied_spherical(
-    count: Array, scatter: Array, regularization: Array, _: Covariance | None
-) -> Spherical:
+def tied_spherical(count: Array, scatter: Array, _: Covariance | None) -> Spherical:
     """One variance for all components and directions."""
-    return spherical(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], regularization, None)
+    return spherical(jnp.sum(count)[None], jnp.sum(scatter, axis=0)[None], None)

@@ -115,7 +115,7 @@ class Structure:
             scatter = covariance.dense(n_features) * count[:, None, None]
         else:
             scatter = variances(covariance, n_features) * count[:, None]
-        return self.estimate(count, scatter, jnp.zeros(n_features, scatter.dtype), None)
+        return self.estimate(count, scatter, None)
 
     def store(self, variances: Array) -> Covariance:
         """The covariance that an array of variances, of this type's `shape`, writes down."""

@@ -65,14 +65,11 @@ class TracedStructure(NamedTuple):
         flags = [(row.shared, row.diagonal, row.isotropic) for row in rows]
         return cls(*(jnp.asarray(flag) for flag in zip(*flags, strict=True)))
 
-    def estimate(
-        self, count: Array, scatter: Array, regularization: Array, _: Covariance | None
-    ) -> Full:
+    def estimate(self, count: Array, scatter: Array, _: Covariance | None) -> Full:
         """Covariances from statistics, see `Structure`; scatter is (K, D, D)."""
         identity = jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
         pooled = jnp.sum(scatter, axis=0, keepdims=True) / jnp.sum(count)
         covariance = jnp.where(self.shared, pooled, scatter / count[:, None, None])
-        covariance += regularization[None, None] * identity
         covariance = jnp.where(self.diagonal, covariance * identity, covariance)
         variance = jnp.einsum("kii->k", covariance)[:, None, None] / scatter.shape[-1]
         return Full(cholesky(jnp.where(self.isotropic, variance * identity, covariance)))

@@ -25,16 +25,14 @@ from jaxgmm.covariances.storage import Covariance, Diagonal, diagonal_of_factors
 MAX_ITERATIONS = 100
 
 
-def common_shape(
-    count: Array, scatter: Array, regularization: Array, before: Covariance | None
-) -> Diagonal:
+def common_shape(count: Array, scatter: Array, before: Covariance | None) -> Diagonal:
     """Volumes of their own, and a diagonal shape that all components share."""
     share = count / jnp.sum(count)
-    variance = scatter / count[:, None] + regularization[None]
+    variance = scatter / count[:, None]
     log_variance = jnp.log(at_least(variance, jnp.finfo(variance.dtype).tiny))
-    first = jnp.zeros_like(regularization)
+    first = jnp.zeros_like(variance[0])
     if before is not None:
-        first = 2 * jnp.log(diagonal_of_factors(before, regularization.size))
+        first = 2 * jnp.log(diagonal_of_factors(before, variance.shape[1]))
         first = _centered(jnp.mean(first, axis=0))
     log_shape = _balanced(log_variance, jnp.log(share), lax.stop_gradient(first))
     log_volume = _log_volume(log_variance, log_shape)

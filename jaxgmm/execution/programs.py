@@ -9,25 +9,35 @@ import jax
 import numpy as np
 from jax import lax
 
-from jaxgmm.arrays.budgets import made_for, platform_of
+from jaxgmm.arrays.budgets import budget, made_for, on_platform, platform_of
 from jaxgmm.arrays.host import is_concrete
 
 # XLA's CPU backend uses half of a register of AVX-512 unless it is asked for all of it.
 OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
+# In JAX 0.10 it has two emitters of kernels. That of long standing takes half as long, and what it
+# makes is slower by a half, which short passes don't notice.
+HURRIED: dict[str, str | bool] = {**OPTIONS, "xla_cpu_use_fusion_emitters": False}
 
 
 @cache
-def known_options(platform: str | None) -> dict[str, str | bool] | None:
-    """`OPTIONS` on a CPU, if XLA knows them and the user has chosen no others; else None."""
-    chosen = any(name in os.environ.get("XLA_FLAGS", "") for name in OPTIONS)
-    if platform != "cpu" or chosen:
-        return None
+def known_options(platform: str | None, hurried: bool = False) -> dict[str, str | bool]:
+    """Those of `OPTIONS`, or of `HURRIED`, that XLA knows and the user hasn't chosen, on a CPU."""
+    if platform != "cpu":
+        return {}
+    options = HURRIED if hurried else OPTIONS
+    return {name: value for name, value in options.items() if _is_free(name, value)}
+
+
+def _is_free(name: str, value: str | bool) -> bool:
+    """Whether XLA knows an option that the user has not chosen."""
+    if name in os.environ.get("XLA_FLAGS", ""):
+        return False
     try:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            jax.jit(lambda: 0).lower().compile(OPTIONS)
+            jax.jit(lambda: 0).lower().compile({name: value})
     except jax.errors.JaxRuntimeError:
-        return None
-    return OPTIONS
+        return False
+    return True
 
 
 class PlatformProgram:
@@ -54,29 +64,43 @@ class Program(PlatformProgram):
     """A program that is compiled with `known_options` where it is one of its own.
 
     JAX refuses options for what is part of another program, or of a derivative.
+
+    Attributes:
+        numbers: how many numbers a pass over the data computes, a function of the arguments that
+            aren't static. With few, compiling takes longer than all that follows, and is hurried.
     """
 
-    def __init__(self, function: Callable[..., Any], static_argnames: str | tuple[str, ...]):
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        static_argnames: str | tuple[str, ...],
+        numbers: Callable[..., int],
+    ):
         super().__init__(function, static_argnames)
+        self.numbers = numbers
 
         @cache
-        def standalone(platform: str | None) -> Any:
-            options = known_options(platform)
+        def standalone(platform: str | None, hurried: bool) -> Any:
+            options = known_options(platform, hurried) or None
             made = made_for(platform, function)
             return jax.jit(made, static_argnames=static_argnames, compiler_options=options)
 
-        self.standalone = standalone
+        self._standalone = standalone
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         leaves = jax.tree.leaves(arguments)
-        platform = platform_of(*leaves)
-        known = bool(known_options(platform)) and is_concrete(*leaves)
         # What is made here is known only where no program is being traced.
-        if known and is_concrete(lax.iota(np.int32, 1)):
-            return self.standalone(platform)(*arguments, **static)
-        return self.inlined(platform)(*arguments, **static)
+        if is_concrete(*leaves, lax.iota(np.int32, 1)):
+            return self.standalone(*arguments)(*arguments, **static)
+        return self.inlined(platform_of(*leaves))(*arguments, **static)
+
+    def standalone(self, *arguments: Any) -> Any:
+        """As a program of its own, jitted."""
+        platform = platform_of(*jax.tree.leaves(arguments))
+        with on_platform(platform):
+            hurried = self.numbers(*arguments) <= budget().hurried_pass
+        return self._standalone(platform, hurried)
 
     def compiled(self, *arguments: Any, **static: Any) -> Callable[..., Any]:
         """As a program of its own, which is called without the static arguments."""
-        platform = platform_of(*jax.tree.leaves(arguments))
-        return self.standalone(platform).lower(*arguments, **static).compile()
+        return self.standalone(*arguments).lower(*arguments, **static).compile()

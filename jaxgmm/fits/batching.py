@@ -25,12 +25,11 @@ from jaxgmm.arrays.validation import check_choice, check_count, check_key, check
 from jaxgmm.covariances.storage import scale_shape
 from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.execution.blocks import fit_blocks
-from jaxgmm.execution.programs import Program
-from jaxgmm.fits.fitting import fit_all
+from jaxgmm.fits.entry import fit_models
 from jaxgmm.fits.initialization import STARTS
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.solvers.results import FitResult, with_places
-from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
+from jaxgmm.solvers.settings import Settings, check_limits, check_reg_covar, check_settings
 
 
 def fit_batch(
@@ -156,33 +155,10 @@ def _fit_arrays(
         of_data = (False, True, x.ndim == 3, weights.ndim == 2, own_prior)
         leading = (*of_data, True, True, False, False, False)
         size = x.size if x.ndim == 3 else weights.size
-        result = fit_blocks(_fit_batch, arguments, leading, n_models, size, **static)
+        result = fit_blocks(fit_models, arguments, leading, n_models, size, **static)
     else:
-        result = _fit_batch(*arguments, n_models, **static)
+        result = fit_models(*arguments, n_models, **static)
     return with_places(result, max_iter)
-
-
-@partial(Program, static_argnames=("init", "n_init", "settings"))
-def _fit_batch(
-    key: Array,
-    numbers: Array,
-    x: Array,
-    weights: Array,
-    log_prior: Array | None,
-    given: Any,
-    active: Array,
-    limits: Limits,
-    reg_covar: ArrayLike,
-    structure: Structure,
-    n_models: ArrayLike,
-    init: str,
-    n_init: int,
-    settings: Settings,
-) -> FitResult:
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(numbers))
-    active = jnp.asarray(active)
-    data = (keys, x, weights, log_prior, given, active, limits, reg_covar, structure, n_models)
-    return fit_all(*data, init, n_init, settings)
 
 
 def check_batch(x: Any, weights: Any) -> tuple[Array, Array]:

@@ -1,16 +1,10 @@
 """Fitting from data alone: start, restart, climb, and keep the best."""
 
-from functools import partial
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays.conversion import in_common_dtype
-from jaxgmm.arrays.numerics import in_own_unit
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import (
     as_log_prior,
@@ -18,22 +12,16 @@ from jaxgmm.arrays.validation import (
     check_choice,
     check_count,
     check_data,
+    check_fit_arguments,
     check_key,
     check_n_components,
 )
-from jaxgmm.covariances.structures import Structure, structure_named
-from jaxgmm.covariances.traced import AnyStructure
-from jaxgmm.execution.programs import Program
-from jaxgmm.execution.tasks import in_blocks, slots_for
-from jaxgmm.fits.initialization import STARTS, as_given, least_rows, respecting, start_from
-from jaxgmm.fits.problems import Problems
-from jaxgmm.fits.restarts import run_all
+from jaxgmm.covariances.structures import structure_named
+from jaxgmm.fits.entry import fit_models
+from jaxgmm.fits.initialization import STARTS
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.solvers.loop import em
-from jaxgmm.solvers.results import FitResult, in_unit_of_weights, with_places
-from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
-from jaxgmm.steps.problem import Problem, problem_of
-from jaxgmm.steps.rows import Rows
+from jaxgmm.solvers.results import FitResult, with_places
+from jaxgmm.solvers.settings import check_limits, check_reg_covar, check_settings
 
 
 def fit(
@@ -110,161 +98,26 @@ def fit(
     x, weights = check_data(x, weights)
     n_components = check_n_components(n_components, x.shape[0])
     n_init = check_count("n_init", n_init, 1)
+    given = responsibilities = None
     if isinstance(init, GaussianMixture):
         if init.n_components != n_components:
             raise ValueError(f"init has {init.n_components} components, not {n_components}")
-        return em(
-            init,
-            x,
-            weights=weights,
-            log_prior=log_prior,
-            covariance_type=covariance_type,
-            max_iter=max_iter,
-            tol=tol,
-            reg_covar=reg_covar,
-            accelerate=accelerate,
-            polish=polish,
-            adjoint=adjoint,
-            history=history,
-        )
-    given = None
-    if isinstance(init, str):
+        given, x, weights = check_fit_arguments(init, x, weights)
+        init, n_init = "given", 1
+    elif isinstance(init, str):
         check_choice("init", init, STARTS)
     else:
-        given = as_responsibilities(init, x, n_components, weights=weights)
-        x, weights, given = in_common_dtype(x, weights, given)
+        responsibilities = as_responsibilities(init, x, n_components, weights=weights)
+        x, weights, responsibilities = in_common_dtype(x, weights, responsibilities)
         init, n_init = "given", 1
     log_prior = as_log_prior(log_prior, x, n_components, weights)
     numbers = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
     structure = structure_named(covariance_type)
     settings = check_settings(max_iter, accelerate, adjoint, history, polish)
     active = np.ones(n_components, bool)
-    of_rows = (log_prior, given)
-    x, weights, of_rows = with_padding(x, weights, (key, tol, reg_covar), of_rows)
-    data = (key, x, weights, *of_rows, active, *numbers, structure)
-    result = fit_active(*data, init=init, n_init=n_init, settings=settings)
+    of_rows, others = (log_prior, responsibilities), (key, given, tol, reg_covar)
+    x, weights, (log_prior, responsibilities) = with_padding(x, weights, others, of_rows)
+    given = responsibilities if given is None else given
+    data = (key, None, x, weights, log_prior, given, active, *numbers, structure, 1)
+    result = fit_models(*data, init=init, n_init=n_init, settings=settings)
     return with_places(result, max_iter)
-
-
-@partial(Program, static_argnames=("init", "n_init", "settings"))
-def fit_active(
-    key: Array,
-    x: Array,
-    weights: Array,
-    log_prior: Array | None,
-    given: Array | None,
-    active: ArrayLike,
-    limits: Limits,
-    reg_covar: ArrayLike,
-    structure: Structure,
-    init: str,
-    n_init: int,
-    settings: Settings,
-) -> FitResult:
-    """`fit` for arguments known to be good; for `active` (K,) and all others see `fit_all`."""
-    given = None if given is None else given[None]
-    active = jnp.asarray(active)[None]
-    data = (key[None], x, weights, log_prior, given, active, limits, reg_covar, structure, 1)
-    results = fit_all(*data, init, n_init, settings)
-    return jax.tree.map(lambda leaf: leaf[0], results)
-
-
-def fit_all(
-    keys: Array,
-    x: Array,
-    weights: Array,
-    log_prior: Array | None,
-    given: Any,
-    active: Array,
-    limits: Limits,
-    reg_covar: ArrayLike,
-    structure: AnyStructure,
-    n_models: ArrayLike,
-    init: str,
-    n_init: int,
-    settings: Settings,
-) -> FitResult:
-    """`fit` for M models and arguments known to be good.
-
-    Args:
-        keys: (M,), one for each model.
-        x: (N, D), for all, or (M, N, D).
-        weights: (N,), for all, or (M, N).
-        log_prior: (N, K), for all, or (M, N, K), or None.
-        given: responsibilities (M, N, K), mixtures (M, ...), or None where `init` is a name.
-        active: (M, K) bool, which components there are. The others have no weight from the start,
-            and so never have any: fits with different numbers of components can be one program.
-        limits: where fits end.
-        reg_covar: () see `em`.
-        structure: the covariance type; of each model, with a leading axis, where that is data.
-        n_models: () how many of the models are wanted; what the others become says nothing.
-        init: one of `STARTS`, or "given".
-        n_init: number of restarts.
-        settings: static choices.
-
-    Returns:
-        Results, with a leading axis M.
-    """
-    n_tasks = keys.shape[0] * n_init
-    weights, unit = in_own_unit(weights)
-    problem = problem_of_each(x, weights, log_prior, reg_covar, active, structure)
-    problems = Problems(problem, n_init)
-
-    def start(task: Array) -> GaussianMixture:
-        problem, model = problems.of(task), task // n_init
-        if isinstance(given, GaussianMixture):
-            mixture = jax.tree.map(lambda leaf: leaf[model], given)
-            return problem.start_at(mixture)
-        if given is None:
-            key = jax.random.fold_in(keys[model], task % n_init)
-            least = least_rows(problem.structure, x.shape[-1])
-            rows = lax.stop_gradient(problem.rows)
-            responsibilities = STARTS[init](key, rows, active[model], least)
-            if rows.log_prior is not None:
-                responsibilities = respecting(responsibilities, rows)
-        else:
-            responsibilities = as_given(given[model])
-        return start_from(
-            responsibilities,
-            problem.rows,
-            active[model],
-            problem.structure,
-            problem.regularization,
-            pseudocounts=given is None,
-        )
-
-    starts = in_blocks(start, n_tasks, problems.n_slots(n_tasks, active.shape[1]))
-    limits = limits._replace(tol=limits.tol.astype(x.dtype))
-    # A start that is given is where the climb begins, whatever becomes of it.
-    splits = given is None
-    results = run_all(problems, starts, active, limits, n_models, settings, splits)
-    return in_unit_of_weights(results, unit)
-
-
-def problem_of_each(
-    x: Array,
-    weights: Array,
-    log_prior: Array | None,
-    reg_covar: ArrayLike,
-    active: Array,
-    structure: AnyStructure,
-) -> Problem:
-    """The problem that all models have, or those of all, with a leading axis; see `fit_all`."""
-    n_models, n_components = active.shape
-
-    of_each = bool(jax.tree.leaves(structure))
-    of_each |= log_prior is not None and log_prior.ndim == 3
-    if x.ndim == 2 and weights.ndim == 1 and not of_each:
-        return problem_of(x, weights, reg_covar, n_components, structure, log_prior)
-
-    def of_model(model: Array) -> Problem:
-        own_x = x[model] if x.ndim == 3 else x
-        own_weights = weights[model] if weights.ndim == 2 else weights
-        own = jax.tree.map(lambda flag: flag[model], structure)
-        problem = problem_of(own_x, own_weights, reg_covar, n_components, own)
-        return problem._replace(rows=Rows(problem.rows.standardization, none, none))
-
-    none = jnp.zeros((), x.dtype)
-    n_rows, n_features = x.shape[-2:]
-    problem = in_blocks(of_model, n_models, slots_for(n_models, n_rows * n_features))
-    return problem._replace(rows=Rows(problem.rows.standardization, x, weights, log_prior))

@@ -15,7 +15,7 @@ from jaxgmm.execution.blocks import fit_blocks
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.tasks import at, in_blocks, slots_for
 from jaxgmm.fits.criteria import log_map_responsibility
-from jaxgmm.fits.fitting import fit_all
+from jaxgmm.fits.entry import fit_all, numbers_in_pass
 from jaxgmm.solvers.results import FitResult
 from jaxgmm.solvers.settings import Limits, Settings
 from jaxgmm.steps.expectation import total_log_prob
@@ -139,7 +139,11 @@ def fit_group(
     return jax.tree.map(np.asarray, fits)
 
 
-@partial(Program, static_argnames=("init", "n_init", "settings"))
+@partial(
+    Program,
+    static_argnames=("init", "n_init", "settings"),
+    numbers=lambda keys, x, weights, kept, active, *_: numbers_in_pass(x, active),
+)
 def _fit_each(
     keys: Array,
     x: Array,

@@ -21,8 +21,9 @@ from jaxgmm.solvers.loop import Loop, Trace, accepted, advance, begin, keep_goin
 from jaxgmm.solvers.results import FitResult, with_places
 from jaxgmm.solvers.settings import Limits, check_limits, check_settings, default_reg_covar
 from jaxgmm.steps.em_step import check_regularization
-from jaxgmm.steps.maximization import maximize, stored_as, with_penalty
+from jaxgmm.steps.maximization import maximize, stored_as
 from jaxgmm.steps.problem import ready_to_whiten
+from jaxgmm.steps.regularization import with_penalty
 from jaxgmm.steps.statistics import SufficientStatistics
 
 Source = Callable[[GaussianMixture], SufficientStatistics]

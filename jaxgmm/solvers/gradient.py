@@ -26,6 +26,7 @@ from jaxgmm.solvers.results import FitResult, in_unit_of_weights, with_places
 from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
 from jaxgmm.solvers.tangent import Tangent, retraction, zero_tangent
 from jaxgmm.steps.problem import Problem, problem_of, ready_to_whiten
+from jaxgmm.steps.regularization import with_clouds
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
 
@@ -285,7 +286,8 @@ def expected_log_density(
             covariance.
         regularization: (D,) variances that each row brings along.
     """
-    count, first, second = statistics.count, statistics.first, statistics.second
+    count, first = statistics.count, statistics.first
+    second = with_clouds(statistics.second, count, regularization)
     n_features = mixture.n_features
     shift = mixture.means - statistics.origin
     diagonal = precision_diagonal(mixture.covariance, n_features)
@@ -295,7 +297,6 @@ def expected_log_density(
     else:
         precisions, image = diagonal, diagonal * shift
     squares = jnp.sum(precisions * second) + jnp.sum((count[:, None] * shift - 2 * first) * image)
-    squares += jnp.sum(count[:, None] * diagonal * regularization[None])
     alive = count > 0
     logits = jnp.where(alive, mixture.log_weights, 0) - log_normalizer(
         mixture.covariance, n_features

@@ -23,8 +23,6 @@ from jaxgmm.solvers.implicit import as_maximum
 from jaxgmm.solvers.newton import NEWTON_STEPS, newton
 from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights, with_places
 from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
-from jaxgmm.steps.expectation import total_log_prob
-from jaxgmm.steps.maximization import with_penalty
 from jaxgmm.steps.problem import Problem, by_differences, problem_of, ready_to_whiten
 
 # The gain per unit of weight that is left where steps of Newton's method take over.
@@ -120,7 +118,11 @@ def em(
     return with_places(result, max_iter)
 
 
-@partial(Program, static_argnames="settings")
+@partial(
+    Program,
+    static_argnames="settings",
+    numbers=lambda mixture, x, *_: x.size * mixture.n_components,
+)
 def _em(
     mixture: GaussianMixture,
     x: Array,
@@ -171,8 +173,7 @@ def result_of(
 ) -> FitResult:
     """The result of a loop that has ended; see `run`."""
     whitening = ready_to_whiten(mixture)
-    penalized = with_penalty(whitening, problem.regularization)
-    totals = total_log_prob(problem.rows, whitening, whitening.log_weights, penalized.log_weights)
+    totals = problem.log_likelihood_and_objective(whitening)
     result = summary(whitening, trace, totals, problem.regularization, active, settings)
     return replace(result, mixture=problem.rows.standardization.inverse_transform(mixture))
 

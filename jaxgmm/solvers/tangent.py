@@ -10,6 +10,7 @@ from jax import Array
 from jaxgmm.arrays.numerics import log_softmax
 from jaxgmm.covariances.charts import Chart, FreeNumbers
 from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.steps.regularization import with_clouds
 from jaxgmm.steps.statistics import SufficientStatistics
 
 
@@ -117,12 +118,10 @@ def _squares(
 ) -> tuple[Array, Array]:
     """Sums of squares with those of the regularization, and counts, of each stored covariance."""
     count, square = statistics.count, statistics.second
-    count = count if n_stored == count.size else jnp.sum(count)[None]
     if square.shape[0] != n_stored:
         square = jnp.sum(square, axis=0, keepdims=True)
-    if square.ndim == 3:
-        return square + count[:, None, None] * jnp.diag(regularization)[None], count
-    return square + count[:, None] * regularization[None], count
+    square = with_clouds(square, count, regularization)
+    return square, count if n_stored == count.size else jnp.sum(count, keepdims=True)
 
 
 def _metric(mixture: GaussianMixture) -> tuple[Array, Callable[[Array], Array], Array]:

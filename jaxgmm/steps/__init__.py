@@ -3,6 +3,6 @@
 Data to `statistics`, statistics to a mixture. `rows` are the data, read through their
 `standardization`. The E-step, `expectation`, chooses between two forms: `products` of `features`,
 which are fast, and `differences`, which lose no digits; `accumulation` makes the same sums for
-responsibilities from elsewhere. `maximization` is the M-step, and a `problem` what both have in
-common: rows, regularization and the covariance type.
+responsibilities from elsewhere. `maximization` is the M-step, `regularization` what both add
+to the data, and a `problem` all that they depend on: rows, regularization and the covariance type.
 """

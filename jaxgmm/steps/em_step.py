@@ -29,9 +29,9 @@ from jaxgmm.steps.expectation import expected_statistics
 from jaxgmm.steps.maximization import (
     maximize,
     means_of,
-    with_penalty,
 )
 from jaxgmm.steps.products import extent_of
+from jaxgmm.steps.regularization import with_penalty
 from jaxgmm.steps.rows import Rows, as_they_are, standardization_of
 from jaxgmm.steps.standardization import Standardization
 from jaxgmm.steps.statistics import SufficientStatistics

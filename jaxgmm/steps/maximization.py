@@ -7,26 +7,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgmm.arrays.numerics import at_least, at_most, smallest_variance
-from jaxgmm.covariances.storage import precision_diagonal, without_inverse
+from jaxgmm.covariances.storage import without_inverse
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.steps.regularization import with_clouds
 from jaxgmm.steps.statistics import SufficientStatistics
-
-
-def with_penalty(mixture: GaussianMixture, regularization: Array) -> GaussianMixture:
-    """The mixture with weights w_k exp(-½ tr(R Σ_k⁻¹)), which are not normalized.
-
-    That is what the expected log density of a row becomes when the row is a cloud of covariance R
-    rather than a point. The log-likelihood under these weights is the regularized objective, and
-    `maximize` with the same R climbs it.
-
-    Args:
-        mixture: K components.
-        regularization: (D,) diagonal of R.
-    """
-    diagonal = precision_diagonal(mixture.covariance, mixture.n_features)
-    term = jnp.sum(diagonal * regularization[None], axis=1) / 2
-    return replace(mixture, log_weights=mixture.log_weights - term)
 
 
 @jax.jit
@@ -62,7 +47,8 @@ def maximize(
     if previous is not None:
         of_type = previous if structure.coupled else stored_as(structure, previous)
         before = of_type.covariance
-    covariance = structure.estimate(count, scatter, regularization, before)
+    scatter = with_clouds(scatter, count, regularization)
+    covariance = structure.estimate(count, scatter, before)
     if before is not None and not (structure.stores_one or structure.coupled):
         covariance = jax.tree.map(
             lambda old, new: jnp.where(dead.reshape(-1, *(1,) * (new.ndim - 1)), old, new),

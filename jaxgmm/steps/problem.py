@@ -11,9 +11,10 @@ from jaxgmm.arrays.numerics import at_least, smallest_variance
 from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.steps.expectation import expected_statistics
-from jaxgmm.steps.maximization import maximize, stored_as, with_penalty
+from jaxgmm.steps.expectation import expected_statistics, total_log_prob
+from jaxgmm.steps.maximization import maximize, stored_as
 from jaxgmm.steps.products import DataExtent, extent_of
+from jaxgmm.steps.regularization import with_penalty
 from jaxgmm.steps.rows import Rows, standardization_of
 from jaxgmm.steps.statistics import SufficientStatistics
 
@@ -53,6 +54,19 @@ class Problem(NamedTuple):
     ) -> GaussianMixture:
         """The M-step in standardized coordinates; `previous` is the mixture before."""
         return maximize(self.structure, statistics, previous, self.regularization)
+
+    def log_likelihood_and_objective(self, mixture: GaussianMixture) -> tuple[Array, Array]:
+        """Log-likelihood of x, and what EM climbs: the same with the regularization: (), ().
+
+        Args:
+            mixture: in standardized coordinates.
+        """
+        mixture = ready_to_whiten(mixture)
+        penalized = with_penalty(mixture, self.regularization)
+        log_likelihood, objective = total_log_prob(
+            self.rows, mixture, mixture.log_weights, penalized.log_weights
+        )
+        return log_likelihood, objective
 
     def start_at(self, mixture: GaussianMixture) -> GaussianMixture:
         """A mixture in the data's units as a start in standardized coordinates, of the type."""

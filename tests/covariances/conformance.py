@@ -10,7 +10,6 @@ from jaxgmm.covariances.storage import variances
 
 K, D = 3, 3
 COUNT = np.array([3.0, 5.0, 7.0])
-REGULARIZATION = np.array([0.25, 0.5, 0.125])
 
 
 def check_covariance(storage, dense):
@@ -44,8 +43,8 @@ def complete_log_likelihood(covariance, square, count):
 
 def check_structure(row):
     """A row of the table: estimate, chart and questions agree with one another."""
-    count, scatter, added = array(COUNT), array(scatter_of(row)), array(REGULARIZATION)
-    covariance = row.estimate(count, scatter, added, None)
+    count, scatter = array(COUNT), array(scatter_of(row))
+    covariance = row.estimate(count, scatter, None)
     chart = row.chart
     numbers, unravel = ravel_pytree(chart.numbers(covariance))
     tolerance = by_dtype(3e-4, 1e-9)
@@ -62,29 +61,23 @@ def check_structure(row):
     assert_close(nearest.dense(D), covariance.dense(D))
 
     # The estimate is the maximum, whatever it starts from.
-    square = scatter + (
-        count[:, None, None] * jnp.diag(added)[None]
-        if row.full_second_moment
-        else count[:, None] * added[None]
-    )
-
     @jax.jit
     def of_numbers(numbers):
         covariance = chart.covariance(unravel(numbers))
-        return complete_log_likelihood(covariance, square, count) / jnp.sum(count)
+        return complete_log_likelihood(covariance, scatter, count) / jnp.sum(count)
 
     assert_close(jax.jit(jax.grad(of_numbers))(numbers), np.zeros(numbers.size), 0, tolerance)
     step = 0.1 * np.random.default_rng(2).normal(size=(4, numbers.size))
     assert all(of_numbers(numbers + array(s)) < of_numbers(numbers) for s in step)
-    other = row.estimate(count, array(scatter_of(row, seed=1)), added, None)
-    again = row.estimate(count, scatter, added, other)
+    other = row.estimate(count, array(scatter_of(row, seed=1)), None)
+    again = row.estimate(count, scatter, other)
     assert_close(again.dense(D), covariance.dense(D), 0, by_dtype(1e-4, 1e-11))
 
     # Steps: none stays, the score is a gradient, and complete data have the information they say.
     unit = jnp.ones(1, DTYPE) if row.shared else jnp.sqrt(jnp.sum(count) / count)
-    moments, counts = square, count
+    moments, counts = scatter, count
     if row.shared:
-        moments, counts = jnp.sum(square, axis=0)[None], jnp.sum(count)[None]
+        moments, counts = jnp.sum(scatter, axis=0)[None], jnp.sum(count)[None]
     zero = jax.tree.map(jnp.zeros_like, chart.numbers(covariance))
     origin, as_step = ravel_pytree(zero)
     assert_close(chart.retract(other, unit, zero, D).dense(D), other.dense(D))
@@ -92,7 +85,7 @@ def check_structure(row):
     def around(covariance):
         def of_step(step):
             moved = chart.retract(covariance, unit, as_step(step), D)
-            return complete_log_likelihood(moved, square, count)
+            return complete_log_likelihood(moved, scatter, count)
 
         return jax.jit(of_step)
 
@@ -113,22 +106,21 @@ def check_structure(row):
         assert_close(np.diag(hessian), np.ones(origin.size), 0, by_dtype(1e-3, 1e-8))
 
     check_units(row, count, scatter, covariance)
-    check_a_component_of_no_rows(row, count, scatter, added, covariance)
-    check_derivatives(row, count, scatter, added)
+    check_a_component_of_no_rows(row, count, scatter, covariance)
+    check_derivatives(row, count, scatter)
 
 
 def check_units(row, count, scatter, covariance):
     """Of data in other units the estimate is that in these units, as far as the type allows."""
     scale = np.full(3, 2.0) if row.isotropic else np.array([1e-6, 1.0, 1e6])
     squared = scale[:, None] * scale[None] if row.full_second_moment else scale**2
-    zero = jnp.zeros(D, DTYPE)
-    plain = double(row.estimate(count, scatter, zero, None).dense(D))
-    moved = row.estimate(count, scatter * array(squared)[None], zero, None)
+    plain = double(row.estimate(count, scatter, None).dense(D))
+    moved = row.estimate(count, scatter * array(squared)[None], None)
     back = double(moved.dense(D)) / (scale[:, None] * scale[None])[None]
     assert_close(back, plain, 0, by_dtype(1e-4, 1e-10) * np.abs(plain).max())
 
 
-def check_a_component_of_no_rows(row, count, scatter, added, covariance):
+def check_a_component_of_no_rows(row, count, scatter, covariance):
     """One more component with hardly any rows changes nothing for the others."""
     if row.shared:
         return
@@ -136,21 +128,20 @@ def check_a_component_of_no_rows(row, count, scatter, added, covariance):
     more = row.estimate(
         jnp.concatenate([count, few]),
         jnp.concatenate([scatter, few[0] * 9 * scatter[:1]]),
-        added,
         None,
     )
     assert_close(more.dense(D)[:K], covariance.dense(D), 0, by_dtype(1e-5, 1e-13) * 10)
     assert np.isfinite(double(more.dense(D))).all()
 
 
-def check_derivatives(row, count, scatter, added):
+def check_derivatives(row, count, scatter):
     """Of the estimate, forward and backward, are those of finite differences."""
     direction = array(scatter_of(row, seed=3))
     cotangent = array(np.random.default_rng(4).normal(size=(1 if row.shared else K, D, D)))
 
     @jax.jit
     def along(length):
-        covariance = row.estimate(count, scatter + length * direction, added, None)
+        covariance = row.estimate(count, scatter + length * direction, None)
         return jnp.sum(cotangent * covariance.dense(D))
 
     zero, step = jnp.zeros((), DTYPE), by_dtype(3e-2, 1e-4)

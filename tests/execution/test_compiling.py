@@ -20,7 +20,7 @@ from helpers import (
 )
 
 import jaxgmm as jg
-import jaxgmm.fits.fitting
+import jaxgmm.fits.entry
 from jaxgmm.arrays.padding import padded_rows
 
 
@@ -100,10 +100,8 @@ def test_data_with_weights_are_never_copied(key, covariance_type):
 def test_a_second_fit_compiles_nothing(monkeypatch, key):
     """Whatever numbers have changed, that of the iterations included."""
     traced = []
-    run_all = jaxgmm.fits.fitting.run_all
-    monkeypatch.setattr(
-        jaxgmm.fits.fitting, "run_all", lambda *a: (traced.append(1), run_all(*a))[1]
-    )
+    run_all = jaxgmm.fits.entry.run_all
+    monkeypatch.setattr(jaxgmm.fits.entry, "run_all", lambda *a: (traced.append(1), run_all(*a))[1])
     jax.clear_caches()
     x = np.concatenate([blobs(), blobs(seed=1)])[:92]
     options = {"covariance_type": "tied_spherical"}
@@ -123,10 +121,8 @@ def test_a_second_fit_compiles_nothing(monkeypatch, key):
 
 def test_a_sweep_over_components_is_one_program_for_each_type(monkeypatch, key):
     traced = []
-    run_all = jaxgmm.fits.fitting.run_all
-    monkeypatch.setattr(
-        jaxgmm.fits.fitting, "run_all", lambda *a: (traced.append(1), run_all(*a))[1]
-    )
+    run_all = jaxgmm.fits.entry.run_all
+    monkeypatch.setattr(jaxgmm.fits.entry, "run_all", lambda *a: (traced.append(1), run_all(*a))[1])
     x = array(blobs()[:83])
     jg.select(key, x, [1, 2, 3], ["spherical"], n_init=1, max_iter=5)
     assert len(traced) == 1

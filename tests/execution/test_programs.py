@@ -4,17 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DTYPE, D, K, array, assert_same_mixture, blobs, start_from_labels
+from helpers import DTYPE, D, K, array, assert_same_mixture, blobs, set_budget, start_from_labels
 
 import jaxgmm as jg
 from jaxgmm.execution import programs
 from jaxgmm.execution.programs import Program, known_options
-from jaxgmm.fits import batching, fitting, sweeps
+from jaxgmm.fits import entry, sweeps
 from jaxgmm.solvers import loop
 
 
 def doubled(x, times):
     return 2 * x * times
+
+
+def numbers(x, *_):
+    return x.size
 
 
 @pytest.fixture(autouse=True)
@@ -35,42 +39,59 @@ def options(monkeypatch):
         seen.append(settings.get("compiler_options"))
         return jit(function, **settings)
 
-    known_options("cpu")
+    known_options("cpu", True)
     monkeypatch.setattr(jax, "jit", recorded)
     return seen
 
 
 def test_a_cpu_has_options():
     assert known_options("cpu") == programs.OPTIONS
-    assert known_options("gpu") is None
+    assert known_options("gpu") == {}
+
+
+def test_a_hurry_has_more(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    hurried = known_options("cpu", hurried=True)
+    assert programs.OPTIONS.items() < hurried.items() <= programs.HURRIED.items()
 
 
 def test_unknown_options_are_none(monkeypatch):
     monkeypatch.setattr(programs, "OPTIONS", {"xla_cpu_that_nobody_knows": "1"})
-    assert known_options("cpu") is None
+    assert known_options("cpu") == {}
 
 
 def test_the_users_choice_stands(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
-    assert known_options("cpu") is None
+    assert known_options("cpu") == {}
 
 
 def test_a_program_of_its_own_has_options(options):
-    program = Program(doubled, static_argnames="times")
+    program = Program(doubled, static_argnames="times", numbers=numbers)
     assert program.__name__ == "doubled"
     assert float(program(jnp.asarray(2.0), times=3)) == 12
-    assert options == [known_options(jax.default_backend())]
+    assert options == [known_options(jax.default_backend(), True) or None]
 
 
 def test_what_is_compiled_ahead_has_options(options):
-    program = Program(doubled, static_argnames="times")
+    program = Program(doubled, static_argnames="times", numbers=numbers)
     assert float(program.compiled(jnp.asarray(2.0), times=4)(jnp.asarray(1.0))) == 8
-    assert options == [known_options(jax.default_backend())]
+    assert options == [known_options(jax.default_backend(), True) or None]
+
+
+def test_compiling_is_hurried_where_a_pass_is_short(monkeypatch):
+    set_budget(monkeypatch, hurried_pass=8)
+    asked = []
+    monkeypatch.setattr(programs, "known_options", lambda *of: (asked.append(of), {})[1])
+    program = Program(doubled, static_argnames="times", numbers=numbers)
+    for size in (8, 9, 7):
+        program(jnp.ones(size), times=2)
+    here = jax.default_backend()
+    assert asked == [(here, True), (here, False)]
 
 
 @pytest.mark.parametrize(
     "function",
-    [loop._em, fitting.fit_active, batching._fit_batch, sweeps._fit_each],
+    [loop._em, entry.fit_models, sweeps._fit_each],
     ids=lambda function: function.__name__,
 )
 def test_all_fits_are_programs(function):
@@ -93,7 +114,7 @@ TRANSFORMED = {
 def test_a_part_of_another_program_has_none(way):
     """JAX would refuse to compile them."""
     x = jnp.arange(1.0, 4.0)
-    program = Program(lambda x: 2 * x, static_argnames=())
+    program = Program(lambda x: 2 * x, static_argnames=(), numbers=numbers)
     assert TRANSFORMED[way](program, x).tolist() == [2, 4, 6]
 
 

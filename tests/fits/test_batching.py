@@ -31,7 +31,7 @@ from jaxgmm.arrays import budgets
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.execution import blocks
 from jaxgmm.execution.queue import iterate_all
-from jaxgmm.fits import batching, restarts
+from jaxgmm.fits import entry, restarts
 
 TOL = by_dtype(1e-4, 1e-8)
 BOUND = by_dtype(0.1, 2e-3)
@@ -287,8 +287,8 @@ def test_numbers_are_traced_and_sizes_are_few(key, monkeypatch):
     x = np.stack([blobs(seed=seed)[:77] for seed in range(24)])
     options = {"covariance_type": "tied_spherical", "max_iter": 9}
     traced = []
-    fit_all = batching.fit_all
-    monkeypatch.setattr(batching, "fit_all", lambda *a: (traced.append(1), fit_all(*a))[1])
+    fit_all = entry.fit_all
+    monkeypatch.setattr(entry, "fit_all", lambda *a: (traced.append(1), fit_all(*a))[1])
     for n_models in range(17, 25):
         results = jg.fit_batch(key, array(x[:n_models]), K, tol=10.0**-n_models, **options)
         assert results.status.shape == (n_models,)

@@ -297,12 +297,11 @@ def test_covariance_types_as_data_are_estimated_alike(covariance_type):
     random = np.random.default_rng(0)
     roots = random.normal(size=(K, D, D))
     scatter, count = array(roots @ np.swapaxes(roots, 1, 2)), array([3.0, 1.0, 7.0])
-    regularization = array([0.25, 0.25])
     structure = STRUCTURES[covariance_type]
     own = scatter if structure.full_second_moment else jnp.diagonal(scatter, axis1=1, axis2=2)
-    expected = structure.estimate(count, own, regularization, None).dense(D)
+    expected = structure.estimate(count, own, None).dense(D)
     form = jax.tree.map(lambda flags: flags[0], TracedStructure.of([covariance_type]))
-    actual = form.estimate(count, scatter, regularization, None).dense(D)
+    actual = form.estimate(count, scatter, None).dense(D)
     assert_close(actual, np.broadcast_to(expected, actual.shape))
 
 

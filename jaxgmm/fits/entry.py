@@ -1,0 +1,172 @@
+"""The entry program: the fits of M models, from starts that are named or given."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxgmm.arrays.numerics import in_own_unit
+from jaxgmm.covariances.structures import Structure
+from jaxgmm.covariances.traced import AnyStructure
+from jaxgmm.execution.programs import Program
+from jaxgmm.execution.tasks import at, in_blocks, slots_for
+from jaxgmm.fits.initialization import STARTS, as_given, least_rows, respecting, start_from
+from jaxgmm.fits.problems import Problems
+from jaxgmm.fits.restarts import run_all
+from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.solvers.results import FitResult, in_unit_of_weights
+from jaxgmm.solvers.settings import Limits, Settings
+from jaxgmm.steps.problem import Problem, problem_of
+from jaxgmm.steps.rows import Rows
+
+
+def numbers_in_pass(x: Array, active: Array | np.ndarray) -> int:
+    """How many numbers a pass over the data of all models computes."""
+    return x.shape[-2] * x.shape[-1] * active.size
+
+
+@partial(
+    Program,
+    static_argnames=("init", "n_init", "settings"),
+    numbers=lambda key, of_models, x, weights, log_prior, given, active, *_: numbers_in_pass(
+        x, active
+    ),
+)
+def fit_models(
+    key: Array,
+    numbers: ArrayLike | None,
+    x: Array,
+    weights: Array,
+    log_prior: Array | None,
+    given: Any,
+    active: ArrayLike,
+    limits: Limits,
+    reg_covar: ArrayLike,
+    structure: Structure,
+    n_models: ArrayLike,
+    init: str,
+    n_init: int,
+    settings: Settings,
+) -> FitResult:
+    """`fit_all` for many models, or for one without a leading axis on anything that is its own.
+
+    Args:
+        key: model b has `jax.random.fold_in(key, numbers[b])`.
+        numbers: (M,) int, or None for a single model, of which this is the key.
+        x, weights, log_prior, given: see `fit_all`.
+        active: (M, K) bool, or (K,).
+        limits, reg_covar, structure, n_models, init, n_init, settings: see `fit_all`.
+    """
+    active = jnp.asarray(active)
+    if numbers is None:
+        keys, active = key[None], active[None]
+        given = jax.tree.map(lambda leaf: leaf[None], given)
+    else:
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(numbers))
+    data = (keys, x, weights, log_prior, given, active, limits, reg_covar, structure, n_models)
+    results = fit_all(*data, init, n_init, settings)
+    return at(results, 0) if numbers is None else results
+
+
+def fit_all(
+    keys: Array,
+    x: Array,
+    weights: Array,
+    log_prior: Array | None,
+    given: Any,
+    active: Array,
+    limits: Limits,
+    reg_covar: ArrayLike,
+    structure: AnyStructure,
+    n_models: ArrayLike,
+    init: str,
+    n_init: int,
+    settings: Settings,
+) -> FitResult:
+    """`fit` for M models and arguments known to be good.
+
+    Args:
+        keys: (M,), one for each model.
+        x: (N, D), for all, or (M, N, D).
+        weights: (N,), for all, or (M, N).
+        log_prior: (N, K), for all, or (M, N, K), or None.
+        given: responsibilities (M, N, K), mixtures (M, ...), or None where `init` is a name.
+        active: (M, K) bool, which components there are. The others have no weight from the start,
+            and so never have any: fits with different numbers of components can be one program.
+        limits: where fits end.
+        reg_covar: () see `em`.
+        structure: the covariance type; of each model, with a leading axis, where that is data.
+        n_models: () how many of the models are wanted; what the others become says nothing.
+        init: one of `STARTS`, or "given".
+        n_init: number of restarts.
+        settings: static choices.
+
+    Returns:
+        Results, with a leading axis M.
+    """
+    n_tasks = keys.shape[0] * n_init
+    weights, unit = in_own_unit(weights)
+    problem = problem_of_each(x, weights, log_prior, reg_covar, active, structure)
+    problems = Problems(problem, n_init)
+
+    def start(task: Array) -> GaussianMixture:
+        problem, model = problems.of(task), task // n_init
+        if isinstance(given, GaussianMixture):
+            return problem.start_at(at(given, model))
+        if given is None:
+            key = jax.random.fold_in(keys[model], task % n_init)
+            least = least_rows(problem.structure, x.shape[-1])
+            rows = lax.stop_gradient(problem.rows)
+            responsibilities = STARTS[init](key, rows, active[model], least)
+            if rows.log_prior is not None:
+                responsibilities = respecting(responsibilities, rows)
+        else:
+            responsibilities = as_given(given[model])
+        return start_from(
+            responsibilities,
+            problem.rows,
+            active[model],
+            problem.structure,
+            problem.regularization,
+            pseudocounts=given is None,
+        )
+
+    starts = in_blocks(start, n_tasks, problems.n_slots(n_tasks, active.shape[1]))
+    limits = limits._replace(tol=limits.tol.astype(x.dtype))
+    # A start that is given is where the climb begins, whatever becomes of it.
+    splits = given is None
+    results = run_all(problems, starts, active, limits, n_models, settings, splits)
+    return in_unit_of_weights(results, unit)
+
+
+def problem_of_each(
+    x: Array,
+    weights: Array,
+    log_prior: Array | None,
+    reg_covar: ArrayLike,
+    active: Array,
+    structure: AnyStructure,
+) -> Problem:
+    """The problem that all models have, or those of all, with a leading axis; see `fit_all`."""
+    n_models, n_components = active.shape
+
+    of_each = bool(jax.tree.leaves(structure))
+    of_each |= log_prior is not None and log_prior.ndim == 3
+    if x.ndim == 2 and weights.ndim == 1 and not of_each:
+        return problem_of(x, weights, reg_covar, n_components, structure, log_prior)
+
+    def of_model(model: Array) -> Problem:
+        own_x = x[model] if x.ndim == 3 else x
+        own_weights = weights[model] if weights.ndim == 2 else weights
+        own = jax.tree.map(lambda flag: flag[model], structure)
+        problem = problem_of(own_x, own_weights, reg_covar, n_components, own)
+        return problem._replace(rows=Rows(problem.rows.standardization, none, none))
+
+    none = jnp.zeros((), x.dtype)
+    n_rows, n_features = x.shape[-2:]
+    problem = in_blocks(of_model, n_models, slots_for(n_models, n_rows * n_features))
+    return problem._replace(rows=Rows(problem.rows.standardization, x, weights, log_prior))
