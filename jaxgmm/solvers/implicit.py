@@ -58,7 +58,9 @@ def _differentiate_as_maximum(
         return conjugate_residuals(by_products, right_side, precise(right_side.dtype)).vector
 
     # Derivatives of the solution go through the form by differences.
-    system = model._replace(problem=given[0]).information()
+    system = by_products
+    if problem.extent is not None:
+        system = model._replace(problem=given[0]).information()
     step = lax.custom_linear_solve(system, score_moved, solve, symmetric=True)
     origin, _ = model.origin()
     tangent = jax.jvp(model.mixture_at, (origin,), (step,))[1]

@@ -75,9 +75,13 @@ class LocalModel(NamedTuple):
 
         def statistics_at(step: Array) -> SufficientStatistics:
             mixture = ready_to_whiten(self.mixture_at(step))
-            statistics = self.problem.expected_statistics(mixture, smallest_gain=eps)
-            return statistics.about(self.mixture.means)
+            # Features about a fixed origin have no tangents, only responsibilities have.
+            here = self.mixture.means
+            statistics = self.problem.expected_statistics(mixture, eps, origin=here)
+            return statistics.about(here)
 
+        # Solvers, and what makes derivatives of them, trace it more than once.
+        @jax.jit
         def product(direction: Array) -> Array:
             complete = complete_information(
                 self.mixture, about_means, self.problem.regularization, unravel(direction)

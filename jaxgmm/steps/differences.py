@@ -87,11 +87,13 @@ def statistics_by_differences(
     mixture: GaussianMixture,
     full_second_moment: bool,
     wanted: Array | None = None,
+    origin: Array | None = None,
 ) -> SufficientStatistics:
     """The E-step by whitened differences, accurate wherever it is: statistics about the means.
 
     See `expected_statistics`; `wanted` is for `sum_over_chunks`.
     """
+    origin = mixture.means if origin is None else origin
 
     def summand(
         numbers: Array, weights: Array, z: Array
@@ -99,14 +101,14 @@ def statistics_by_differences(
         logits = log_density(mixture.covariance, mixture.means, z) + mixture.log_weights[:, None]
         logits, most = rows.with_prior(logits, numbers, weights)
         terms, total, top = shifted_exponentials(logits, axis=0)
-        moments = sum_moments(z, terms * (weights[None] / total), mixture.means, full_second_moment)
+        moments = sum_moments(z, terms * (weights[None] / total), origin, full_second_moment)
         log_prob = (jnp.log(total) + top)[0]
         return weighted_sum(weights, log_prob if most is None else log_prob + most), moments
 
     size = rows.chunk_rows(mixture.means.size)
     log_likelihood, (count, first, second) = rows.sum(summand, size, wanted)
     volume = jnp.sum(count) * rows.standardization.log_volume()
-    return SufficientStatistics(log_likelihood - volume, count, first, second, mixture.means)
+    return SufficientStatistics(log_likelihood - volume, count, first, second, origin)
 
 
 def sum_moments(

@@ -30,6 +30,7 @@ def expected_statistics(
     full_second_moment: bool,
     extent: DataExtent | None = None,
     smallest_gain: ArrayLike = jnp.inf,
+    origin: Array | None = None,
 ) -> SufficientStatistics:
     """The E-step: statistics of the rows under the responsibilities of a mixture.
 
@@ -40,20 +41,21 @@ def expected_statistics(
         extent: of the rows, for matrix products where they are accurate, of all components or of
             all but a few; None for never.
         smallest_gain: () that must not drown in their noise, see `is_accurate`.
+        origin: (K, D) of statistics by differences; by default the means.
 
     Returns:
         Statistics about any origin. With an `extent.second_moment`, the second moments are the sum
         of those of all components, each about its own origin: (1, D, D) or (1, D).
     """
     if extent is None:
-        return statistics_by_differences(rows, mixture, full_second_moment)
+        return statistics_by_differences(rows, mixture, full_second_moment, origin=origin)
     second_moment = extent.second_moment
 
     def by_products(wanted: Array | None) -> SufficientStatistics:
         return statistics_by_products(rows, mixture, full_second_moment, second_moment, wanted)
 
     def by_differences(wanted: Array | None) -> SufficientStatistics:
-        found = statistics_by_differences(rows, mixture, full_second_moment, wanted)
+        found = statistics_by_differences(rows, mixture, full_second_moment, wanted, origin)
         if second_moment is None:
             return found
         return replace(found, second=jnp.sum(found.second, axis=0, keepdims=True))

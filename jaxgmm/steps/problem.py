@@ -38,16 +38,17 @@ class Problem(NamedTuple):
         self,
         mixture: GaussianMixture,
         smallest_gain: ArrayLike = jnp.inf,
+        origin: Array | None = None,
     ) -> SufficientStatistics:
         """The E-step in standardized coordinates; its log-likelihood is the regularized objective.
 
         Args:
             mixture: in standardized coordinates, with a covariance that is `with_inverse`.
-            smallest_gain: see `expectation.expected_statistics`.
+            smallest_gain, origin: see `expectation.expected_statistics`.
         """
         penalized = with_penalty(mixture, self.regularization)
         wanted = self.structure.full_second_moment
-        return expected_statistics(self.rows, penalized, wanted, self.extent, smallest_gain)
+        return expected_statistics(self.rows, penalized, wanted, self.extent, smallest_gain, origin)
 
     def maximize(
         self, statistics: SufficientStatistics, previous: GaussianMixture
