@@ -11,6 +11,8 @@ from sklearn.mixture import GaussianMixture as Peer
 
 import jaxgmm as jg
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 PARITY = runpy.run_path(str(ROOT / "benchmarks" / "parity.py"))

@@ -12,6 +12,8 @@ from jaxgmm.execution.programs import Program, known_options
 from jaxgmm.fits import entry, sweeps
 from jaxgmm.solvers import loop
 
+pytestmark = pytest.mark.once
+
 
 def doubled(x, times):
     return 2 * x * times

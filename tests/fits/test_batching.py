@@ -167,10 +167,10 @@ def test_threads_know_the_dtype_of_their_caller(key, several_cores):
 
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, 0.0])
-def test_bad_weights_are_the_trouble_of_their_model(key, bad, covariance_type):
+def test_bad_weights_are_the_trouble_of_their_model(key, bad, storage_type):
     x = jnp.stack([array(blobs())] * 3)
     weights = jnp.ones((3, N), DTYPE).at[1].set(bad)
-    results = jg.fit_batch(key, x, K, weights=weights, covariance_type=covariance_type, tol=TOL)
+    results = jg.fit_batch(key, x, K, weights=weights, covariance_type=storage_type, tol=TOL)
     expected = [jg.Status.CONVERGED, jg.Status.NON_FINITE, jg.Status.CONVERGED]
     assert results.status.tolist() == expected
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(results.mixture))
@@ -415,8 +415,8 @@ def test_lists_go_with_lists(key, options):
         jg.fit_batch(key, [zeros(9, 2)], 2, **options)
 
 
-def test_given_mixtures_are_one_for_each_model(key, covariance_type):
-    start = start_at_random(blobs(), covariance_type)
+def test_given_mixtures_are_one_for_each_model(key, storage_type):
+    start = start_at_random(blobs(), storage_type)
 
     def of_models(count):
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * count), start)
@@ -427,7 +427,7 @@ def test_given_mixtures_are_one_for_each_model(key, covariance_type):
     for init in wrong:
         for data in (x, list(x)):
             with pytest.raises(ValueError, match="all its leaves lead with B"):
-                jg.fit_batch(key, data, K, init=init, covariance_type=covariance_type)
+                jg.fit_batch(key, data, K, init=init, covariance_type=storage_type)
 
 
 def test_neighbors_change_nothing(key, monkeypatch):

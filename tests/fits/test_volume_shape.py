@@ -127,6 +127,7 @@ def test_a_step_is_its_two_halves_with_regularization_too():
     assert_same_mixture(whole, halves, by_dtype(1e-4, 1e-10))
 
 
+@pytest.mark.once
 def test_derivatives_of_a_fit_are_those_of_finite_differences():
     with jax.enable_x64(True):
         x = jnp.asarray(X)

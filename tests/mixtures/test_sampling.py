@@ -192,8 +192,8 @@ def test_memory_for_draws_is_that_of_the_draws(storage_type, key):
     assert found < bound + 24 * CPU.block * DTYPE.itemsize
 
 
-def test_draws_in_blocks_move_as_all_at_once(covariance_type, monkeypatch, key):
-    mixture = start_from_labels(blobs(), covariance_type)
+def test_draws_in_blocks_move_as_all_at_once(storage_type, monkeypatch, key):
+    mixture = start_from_labels(blobs(), storage_type)
 
     def total(mixture):
         return jnp.sum(jnp.sin(mixture.sample(key, 50, differentiable_weights=True)))

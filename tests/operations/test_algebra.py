@@ -123,6 +123,7 @@ def test_values_far_away_leave_finite_weights_and_derivatives():
         assert all(np.isfinite(double(leaf)).all() for leaf in jax.tree.leaves(slopes))
 
 
+@pytest.mark.once
 def test_derivative_of_a_regression_is_the_limit_of_differences():
     with jax.enable_x64(True):
         given = mixture_of("full")

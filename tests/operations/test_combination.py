@@ -51,8 +51,8 @@ def test_product_with_something_vague_changes_nothing(covariance_type):
 
 
 @pytest.mark.parametrize("n_components", [1, 2, 3])
-def test_reduction_keeps_mean_and_covariance(covariance_type, n_components):
-    mixture = mixture_of(covariance_type)
+def test_reduction_keeps_mean_and_covariance(storage_type, n_components):
+    mixture = mixture_of(storage_type)
     fewer = jg.reduce(mixture, n_components)
     assert fewer.n_components == n_components
     assert_close(jnp.sum(fewer.weights), 1)

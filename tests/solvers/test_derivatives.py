@@ -68,6 +68,7 @@ def test_forward_and_reverse_derivatives_of_a_fit_agree():
     np.testing.assert_allclose(forward, reverse, rtol=3e4 * EPS)
 
 
+@pytest.mark.once
 def test_derivative_of_a_fit_is_the_limit_of_differences():
     with jax.enable_x64(True):
         x, direction = jnp.asarray(BLOBS), jnp.asarray(DIRECTION)
@@ -176,6 +177,7 @@ def test_derivative_with_absent_rows_is_finite(adjoint):
     assert np.isfinite(derivative).all() and not derivative[60:].any()
 
 
+@pytest.mark.once
 def test_derivatives_of_a_fit_that_stopped_early_are_those_of_the_maximum():
     with jax.enable_x64(True):
         x = jnp.asarray(blobs(width=2.5), "float64")
@@ -197,6 +199,7 @@ def with_float64(tree):
     return jax.tree.map(lambda leaf: leaf.astype("float64"), tree)
 
 
+@pytest.mark.once
 def test_densities_have_derivatives_to_second_order(storage_type):
     with jax.enable_x64(True):
         mixture = with_float64(start_from_labels(blobs(), storage_type))

@@ -38,16 +38,16 @@ def at_the_top(covariance_type):
     return problem, climb(problem.rows.standardization.transform(start))
 
 
-def test_newton_steps_end_where_the_gradient_vanishes_and_em_stays(covariance_type):
-    problem, ascent = at_the_top(covariance_type)
+def test_newton_steps_end_where_the_gradient_vanishes_and_em_stays(storage_type):
+    problem, ascent = at_the_top(storage_type)
     view = LocalModel.of(problem, ascent.mixture)
     assert ascent.n_tried < 30
     assert jnp.linalg.norm(view.gradient()) < by_dtype(1e-4, 1e-10)
     assert_same_mixture(view.em_step(), ascent.mixture, by_dtype(1e-3, 1e-9))
 
 
-def test_products_are_those_with_the_hessian(covariance_type):
-    problem, ascent = at_the_top(covariance_type)
+def test_products_are_those_with_the_hessian(storage_type):
+    problem, ascent = at_the_top(storage_type)
     view = LocalModel.of(problem, ascent.mixture)
     origin, _ = view.origin()
 
@@ -87,6 +87,7 @@ def test_newton_steps_never_lower_the_objective_and_leave_a_saddle():
 DIRECTIONS = np.random.default_rng(3).normal(size=(len(X), 2)), np.linspace(-0.5, 0.5, len(X))
 
 
+@pytest.mark.once
 def test_derivatives_are_those_of_the_maximum_whatever_the_tolerance(storage_type):
     with jax.enable_x64(True):
         x, weights, scale = jnp.asarray(X), jnp.ones(len(X)), jnp.asarray(1e-3)
@@ -141,6 +142,7 @@ def test_one_step_derivative_is_that_of_a_step_of_em():
     assert_close(jax.grad(of_fit)(x), jax.grad(of_step)(x), 0, by_dtype(1e-4, 1e-6))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("smallest_pass", [CPU.smallest_pass, 0])
 def test_derivatives_of_derivatives_of_a_fit(monkeypatch, smallest_pass):
     """Also where steps are made by matrix products."""
