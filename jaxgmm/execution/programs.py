@@ -15,13 +15,13 @@ from jaxgmm.arrays.host import is_concrete
 # XLA's CPU backend uses half of a register of AVX-512 unless it is asked for all of it.
 OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 # In JAX 0.10 it has two emitters of kernels. That of long standing takes half as long, and what it
-# makes is slower by a half, which short passes don't notice.
-HURRIED: dict[str, str | bool] = {**OPTIONS, "xla_cpu_use_fusion_emitters": False}
+# makes is slower by a half, which short passes don't notice. Nor do they notice wide registers.
+HURRIED: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 
 
 @cache
 def known_options(platform: str | None, hurried: bool = False) -> dict[str, str | bool]:
-    """Those of `OPTIONS`, or of `HURRIED`, that XLA knows and the user hasn't chosen, on a CPU."""
+    """`OPTIONS`, or `HURRIED` ones, for a CPU: those that XLA knows and the user hasn't chosen."""
     if platform != "cpu":
         return {}
     options = HURRIED if hurried else OPTIONS

@@ -26,7 +26,7 @@ def at(tree: T, task: Array | int) -> T:
     return jax.tree.map(lambda leaf: leaf[task], tree)
 
 
-def take(tree: T, axes: Any, numbers: Array) -> T:
+def take(tree: T, axes: Any, numbers: Array | int) -> T:
     """The leaves of some of many, () or (S,) int; those whose axis is None all have in common."""
 
     def of_leaf(axis: int | None, leaf: Array) -> Array:
@@ -35,11 +35,14 @@ def take(tree: T, axes: Any, numbers: Array) -> T:
     return jax.tree.map(of_leaf, axes, tree, is_leaf=lambda axis: axis is None)
 
 
-def in_blocks(function: Callable[[Array], T], n_tasks: int, size: int) -> T:
-    """The results of a function of a task's number, for all tasks, so many at a time."""
+def in_blocks(function: Callable[[Any], T], n_tasks: int, size: int) -> T:
+    """The results of a function of a task's number, for all tasks, so many at a time.
+
+    The number is a known one where there is a single task, so that nothing has to be looked up.
+    """
     n_blocks = -(-n_tasks // size)
     if n_tasks == 1:
-        return jax.tree.map(lambda leaf: leaf[None], function(jnp.asarray(0)))
+        return jax.tree.map(lambda leaf: leaf[None], function(0))
     if n_blocks == 1:
         return jax.vmap(function)(jnp.arange(n_tasks))
     if size == 1:

@@ -39,7 +39,7 @@ class Problems(NamedTuple):
         rows = axes.rows._replace(x=of_x, weights=of_weights, log_prior=of_prior)
         return axes._replace(rows=rows)
 
-    def of(self, task: Array) -> Problem:
+    def of(self, task: Array | int) -> Problem:
         """The problem of a fit, or those of several: (), or (S,)."""
         return take(self.problem, self.axes, task // self.n_restarts)
 

@@ -180,7 +180,7 @@ class Restarts(NamedTuple):
         if self.wanted.size > 1:
             return self.iterate_all(loops, wanted, limit)
         limit = jnp.where(wanted[0], limit, 0)
-        problem = self.problems.of(jnp.asarray(0))
+        problem = self.problems.of(0)
         limits = self.limits._replace(max_iter=limit)
         loop = iterate(problem, at(loops, 0), limits)
         return jax.tree.map(lambda leaf: leaf[None], loop)

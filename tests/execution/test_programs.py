@@ -51,10 +51,10 @@ def test_a_cpu_has_options():
     assert known_options("gpu") == {}
 
 
-def test_a_hurry_has_more(monkeypatch):
+def test_a_hurry_has_others(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
-    hurried = known_options("cpu", hurried=True)
-    assert programs.OPTIONS.items() < hurried.items() <= programs.HURRIED.items()
+    newest = not jax.__version__.startswith("0.10.")
+    assert known_options("cpu", hurried=True) == ({} if newest else programs.HURRIED)
 
 
 def test_unknown_options_are_none(monkeypatch):
