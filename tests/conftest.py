@@ -19,7 +19,7 @@ import pytest
 
 from jaxgmm.covariances.structures import SWEPT
 
-MOST_MAPS = 15_000
+MOST_MAPS = 10_000
 
 # A program of its own, see `test_devices.py`.
 collect_ignore = ["eight_devices.py"]

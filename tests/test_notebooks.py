@@ -7,8 +7,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-pytestmark = pytest.mark.once
-
 with warnings.catch_warnings():
     # Jupyter's own modules announce their own deprecations when they are imported.
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -38,7 +38,8 @@ class Budget(NamedTuple):
         columns: components of all slots together whose logits are one matrix product.
         smallest_pass: with fewer products than this, counts included, a pass over the data is too
             short for a second form of it to be worth compiling.
-        hurried_pass: with at most so many numbers in a pass, compiling is hurried.
+        hurried_pass: with at most so many products in all passes that are made side by side,
+            compiling is hurried.
         padded_pass: with at most so many numbers in a pass, fits with any number of components are
             made by one program.
         common_pass: likewise those of all covariance types.
@@ -66,7 +67,7 @@ class Budget(NamedTuple):
     few_left: int = 2
     columns: int = 2**8
     smallest_pass: int = 2**20
-    hurried_pass: int = 2**17
+    hurried_pass: int = 2**19
     padded_pass: int = 2**20
     common_pass: int = 2**18
     block: int = 2**20

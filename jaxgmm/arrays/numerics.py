@@ -256,10 +256,9 @@ def _cholesky_of_tiny(matrix: Array) -> Array:
     """`cholesky`, number by number."""
     n_features = matrix.shape[-1]
     precision = jnp.finfo(matrix.dtype)
-    numbers = range(n_features)
-    factor = [[jnp.zeros_like(matrix[..., 0, 0])] * n_features for _ in numbers]
-    left = [lax.stop_gradient(matrix[..., i, i]) for i in numbers]
-    for j in numbers:
+    factor = [[jnp.zeros_like(matrix[..., 0, 0])] * n_features for _ in range(n_features)]
+    left = [lax.stop_gradient(matrix[..., i, i]) for i in range(n_features)]
+    for j in range(n_features):
         column = [
             reduce(operator.sub, (factor[i][k] * factor[j][k] for k in range(j)), matrix[..., i, j])
             for i in range(j, n_features)
@@ -310,9 +309,9 @@ def inverse_of_lower(factor: Array) -> Array:
 
 def _inverse_of_tiny(factor: Array) -> Array:
     """`inverse_of_lower`, number by number."""
-    numbers = range(factor.shape[-1])
-    inverse = [[jnp.zeros_like(factor[..., 0, 0])] * len(numbers) for _ in numbers]
-    for i in numbers:
+    n_features = factor.shape[-1]
+    inverse = [[jnp.zeros_like(factor[..., 0, 0])] * n_features for _ in range(n_features)]
+    for i in range(n_features):
         pivot = factor[..., i, i]
         inverse[i][i] = 1 / pivot
         for j in range(i):

@@ -52,7 +52,7 @@ def fit_blocks(
     if in_block >= n_models:
         results = [function(*block(0), **static)]
     else:
-        compiled = function.compiled(*block(0), **static)
+        compiled = function.compiled(*block(0), n_calls=n_models / in_block, **static)
         results = in_threads(compiled, map(block, range(0, n_models, in_block)), n_threads)
     if in_block == n_models:
         return results[0]

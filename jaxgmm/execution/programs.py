@@ -1,4 +1,4 @@
-"""Functions as whole programs, for which XLA can be asked for more than it does by default."""
+"""Functions as whole programs, for which XLA can be asked for other than its default options."""
 
 import os
 from collections.abc import Callable
@@ -15,17 +15,25 @@ from jaxgmm.arrays.host import is_concrete
 # XLA's CPU backend uses half of a register of AVX-512 unless it is asked for all of it.
 OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 # In JAX 0.10 it has two emitters of kernels. That of long standing takes half as long, and what it
-# makes is slower by a half, which short passes don't notice. Nor do they notice wide registers.
+# makes is slower in long passes, by a half. In short ones, wide registers make no difference, too.
 HURRIED: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 
 
 @cache
 def known_options(platform: str | None, hurried: bool = False) -> dict[str, str | bool]:
-    """`OPTIONS`, or `HURRIED` ones, for a CPU: those that XLA knows and the user hasn't chosen."""
+    """What a program for a platform is compiled with, of what XLA knows and the user hasn't chosen.
+
+    Args:
+        platform: only a CPU has options.
+        hurried: whether it is to be compiled fast; if XLA doesn't know how to, as always.
+    """
     if platform != "cpu":
         return {}
-    options = HURRIED if hurried else OPTIONS
-    return {name: value for name, value in options.items() if _is_free(name, value)}
+    found = [
+        {name: value for name, value in options.items() if _is_free(name, value)}
+        for options in ([HURRIED, OPTIONS] if hurried else [OPTIONS])
+    ]
+    return next(filter(None, found), {})
 
 
 def _is_free(name: str, value: str | bool) -> bool:
@@ -66,18 +74,18 @@ class Program(PlatformProgram):
     JAX refuses options for what is part of another program, or of a derivative.
 
     Attributes:
-        numbers: how many numbers a pass over the data computes, a function of the arguments that
-            aren't static. With few, compiling takes longer than all that follows, and is hurried.
+        pass_size: of the arguments, see `products.products_in_pass`. Where it is small, compiling
+            takes longer than all that follows, and is hurried.
     """
 
     def __init__(
         self,
         function: Callable[..., Any],
         static_argnames: str | tuple[str, ...],
-        numbers: Callable[..., int],
+        pass_size: Callable[..., int],
     ):
         super().__init__(function, static_argnames)
-        self.numbers = numbers
+        self.pass_size = pass_size
 
         @cache
         def standalone(platform: str | None, hurried: bool) -> Any:
@@ -91,16 +99,19 @@ class Program(PlatformProgram):
         leaves = jax.tree.leaves(arguments)
         # What is made here is known only where no program is being traced.
         if is_concrete(*leaves, lax.iota(np.int32, 1)):
-            return self.standalone(*arguments)(*arguments, **static)
+            size = self.pass_size(*arguments, **static)
+            return self.standalone(size, *leaves)(*arguments, **static)
         return self.inlined(platform_of(*leaves))(*arguments, **static)
 
-    def standalone(self, *arguments: Any) -> Any:
-        """As a program of its own, jitted."""
-        platform = platform_of(*jax.tree.leaves(arguments))
+    def standalone(self, size: float, *leaves: Any) -> Any:
+        """As a program of its own for such arguments, jitted, whose passes have a size."""
+        platform = platform_of(*leaves)
         with on_platform(platform):
-            hurried = self.numbers(*arguments) <= budget().hurried_pass
+            hurried = size <= budget().hurried_pass
         return self._standalone(platform, hurried)
 
-    def compiled(self, *arguments: Any, **static: Any) -> Callable[..., Any]:
-        """As a program of its own, which is called without the static arguments."""
-        return self.standalone(*arguments).lower(*arguments, **static).compile()
+    def compiled(self, *arguments: Any, n_calls: float, **static: Any) -> Callable[..., Any]:
+        """As a program of its own, which is called so often, and without the static arguments."""
+        size = n_calls * self.pass_size(*arguments, **static)
+        program = self.standalone(size, *jax.tree.leaves(arguments))
+        return program.lower(*arguments, **static).compile()

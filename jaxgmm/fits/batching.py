@@ -121,7 +121,7 @@ def fit_batch(
 
 def _fit_arrays(
     key: Array,
-    numbers: np.ndarray,
+    model_ids: np.ndarray,
     x: Array,
     weights: Array,
     log_prior: Any,
@@ -135,8 +135,8 @@ def _fit_arrays(
     structure: Structure,
     settings: Settings,
 ) -> FitResult:
-    """`fit_batch` of arrays; `numbers` (B,) are those of the models among all."""
-    n_models = numbers.size
+    """`fit_batch` of arrays; `model_ids` (B,) are the numbers of the models among all."""
+    n_models = model_ids.size
     n_components = check_n_components(n_components, x.shape[-2])
     given = None
     if isinstance(init, str):
@@ -147,17 +147,16 @@ def _fit_arrays(
     if log_prior is not None:
         log_prior = _check_prior(log_prior, x, n_models, n_components)
     options = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
-    active = np.ones((n_models, n_components), bool)
-    static = {"init": init, "n_init": n_init, "settings": settings}
-    arguments = (key, numbers, x, weights, log_prior, given, active, *options, structure)
+    static = {"n_components": n_components, "init": init, "n_init": n_init, "settings": settings}
+    arguments = (key, model_ids, x, weights, log_prior, given, *options, structure)
     if is_concrete(*jax.tree.leaves(arguments)):
         own_prior = log_prior is not None and log_prior.ndim == 3
         of_data = (False, True, x.ndim == 3, weights.ndim == 2, own_prior)
-        leading = (*of_data, True, True, False, False, False)
+        leading = (*of_data, True, False, False, False)
         size = x.size if x.ndim == 3 else weights.size
         result = fit_blocks(fit_models, arguments, leading, n_models, size, **static)
     else:
-        result = fit_models(*arguments, n_models, **static)
+        result = fit_models(*arguments, None, **static)
     return with_places(result, max_iter)
 
 

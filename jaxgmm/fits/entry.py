@@ -21,33 +21,41 @@ from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.solvers.results import FitResult, in_unit_of_weights
 from jaxgmm.solvers.settings import Limits, Settings
 from jaxgmm.steps.problem import Problem, problem_of
+from jaxgmm.steps.products import products_in_pass
 from jaxgmm.steps.rows import Rows
 
 
-def numbers_in_pass(x: Array, active: Array | np.ndarray) -> int:
-    """How many numbers a pass over the data of all models computes."""
-    return x.shape[-2] * x.shape[-1] * active.size
+def size_of_passes(
+    key: Array,
+    model_ids: np.ndarray | None,
+    x: Array,
+    *_: Any,
+    n_components: int,
+    n_init: int,
+    **__: Any,
+) -> int:
+    """The size of all models' passes, of the arguments of `fit_models`."""
+    n_models = 1 if model_ids is None else len(model_ids)
+    return products_in_pass(x, n_models * n_components * n_init)
 
 
 @partial(
     Program,
-    static_argnames=("init", "n_init", "settings"),
-    numbers=lambda key, of_models, x, weights, log_prior, given, active, *_: numbers_in_pass(
-        x, active
-    ),
+    static_argnames=("n_components", "init", "n_init", "settings"),
+    pass_size=size_of_passes,
 )
 def fit_models(
     key: Array,
-    numbers: ArrayLike | None,
+    model_ids: ArrayLike | None,
     x: Array,
     weights: Array,
     log_prior: Array | None,
     given: Any,
-    active: ArrayLike,
     limits: Limits,
     reg_covar: ArrayLike,
     structure: Structure,
-    n_models: ArrayLike,
+    n_models: ArrayLike | None,
+    n_components: int,
     init: str,
     n_init: int,
     settings: Settings,
@@ -55,21 +63,25 @@ def fit_models(
     """`fit_all` for many models, or for one without a leading axis on anything that is its own.
 
     Args:
-        key: model b has `jax.random.fold_in(key, numbers[b])`.
-        numbers: (M,) int, or None for a single model, of which this is the key.
+        key: model b has `jax.random.fold_in(key, model_ids[b])`.
+        model_ids: (M,) int, or None for a single model, of which this is the key.
         x, weights, log_prior, given: see `fit_all`.
-        active: (M, K) bool, or (K,).
-        limits, reg_covar, structure, n_models, init, n_init, settings: see `fit_all`.
+        limits, reg_covar, structure: see `fit_all`.
+        n_models: () how many of the models are wanted, see `fit_all`; None for all.
+        n_components: K.
+        init, n_init, settings: see `fit_all`.
     """
-    active = jnp.asarray(active)
-    if numbers is None:
-        keys, active = key[None], active[None]
+    if model_ids is None:
+        keys = key[None]
         given = jax.tree.map(lambda leaf: leaf[None], given)
     else:
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(numbers))
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(model_ids))
+    n_models = keys.size if n_models is None else n_models
+    wanted = jnp.arange(keys.size) < n_models
+    active = jnp.broadcast_to(wanted[:, None], (keys.size, n_components))
     data = (keys, x, weights, log_prior, given, active, limits, reg_covar, structure, n_models)
     results = fit_all(*data, init, n_init, settings)
-    return at(results, 0) if numbers is None else results
+    return at(results, 0) if model_ids is None else results
 
 
 def fit_all(

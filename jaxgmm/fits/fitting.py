@@ -1,6 +1,5 @@
 """Fitting from data alone: start, restart, climb, and keep the best."""
 
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -114,10 +113,10 @@ def fit(
     numbers = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
     structure = structure_named(covariance_type)
     settings = check_settings(max_iter, accelerate, adjoint, history, polish)
-    active = np.ones(n_components, bool)
     of_rows, others = (log_prior, responsibilities), (key, given, tol, reg_covar)
     x, weights, (log_prior, responsibilities) = with_padding(x, weights, others, of_rows)
     given = responsibilities if given is None else given
-    data = (key, None, x, weights, log_prior, given, active, *numbers, structure, 1)
-    result = fit_models(*data, init=init, n_init=n_init, settings=settings)
+    data = (key, None, x, weights, log_prior, given, *numbers, structure, None)
+    static = {"n_components": n_components, "init": init, "n_init": n_init, "settings": settings}
+    result = fit_models(*data, **static)
     return with_places(result, max_iter)

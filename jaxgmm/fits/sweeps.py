@@ -15,10 +15,11 @@ from jaxgmm.execution.blocks import fit_blocks
 from jaxgmm.execution.programs import Program
 from jaxgmm.execution.tasks import at, in_blocks, slots_for
 from jaxgmm.fits.criteria import log_map_responsibility
-from jaxgmm.fits.entry import fit_all, numbers_in_pass
+from jaxgmm.fits.entry import fit_all
 from jaxgmm.solvers.results import FitResult
 from jaxgmm.solvers.settings import Limits, Settings
 from jaxgmm.steps.expectation import total_log_prob
+from jaxgmm.steps.products import products_in_pass
 from jaxgmm.steps.rows import as_they_are
 
 
@@ -142,7 +143,9 @@ def fit_group(
 @partial(
     Program,
     static_argnames=("init", "n_init", "settings"),
-    numbers=lambda keys, x, weights, kept, active, *_: numbers_in_pass(x, active),
+    pass_size=lambda keys, x, weights, kept, active, *_, n_init, **__: products_in_pass(
+        x, active.size * n_init
+    ),
 )
 def _fit_each(
     keys: Array,

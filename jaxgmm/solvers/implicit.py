@@ -57,7 +57,7 @@ def _differentiate_as_maximum(
     def solve(_: Any, right_side: Array) -> Array:
         return conjugate_residuals(by_products, right_side, precise(right_side.dtype)).vector
 
-    # Derivatives of the solution go through the form by differences.
+    # Derivatives of the solution go through the form by differences; without an extent both are.
     system = by_products
     if problem.extent is not None:
         system = model._replace(problem=given[0]).information()

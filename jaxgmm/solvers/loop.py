@@ -24,6 +24,7 @@ from jaxgmm.solvers.newton import NEWTON_STEPS, newton
 from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights, with_places
 from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
 from jaxgmm.steps.problem import Problem, by_differences, problem_of, ready_to_whiten
+from jaxgmm.steps.products import products_in_pass
 
 # The gain per unit of weight that is left where steps of Newton's method take over.
 POLISH_FROM = 1e-3
@@ -121,7 +122,7 @@ def em(
 @partial(
     Program,
     static_argnames="settings",
-    numbers=lambda mixture, x, *_: x.size * mixture.n_components,
+    pass_size=lambda mixture, x, *_, **__: products_in_pass(x, mixture.n_components),
 )
 def _em(
     mixture: GaussianMixture,

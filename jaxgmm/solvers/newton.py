@@ -75,7 +75,7 @@ class LocalModel(NamedTuple):
 
         def statistics_at(step: Array) -> SufficientStatistics:
             mixture = ready_to_whiten(self.mixture_at(step))
-            # Features about a fixed origin have no tangents, only responsibilities have.
+            # About an origin that stays, only responsibilities have tangents, not differences.
             here = self.mixture.means
             statistics = self.problem.expected_statistics(mixture, eps, origin=here)
             return statistics.about(here)

@@ -89,9 +89,10 @@ def statistics_by_differences(
     wanted: Array | None = None,
     origin: Array | None = None,
 ) -> SufficientStatistics:
-    """The E-step by whitened differences, accurate wherever it is: statistics about the means.
+    """The E-step by whitened differences, accurate everywhere.
 
-    See `expected_statistics`; `wanted` is for `sum_over_chunks`.
+    See `expected_statistics`; `wanted` is for `sum_over_chunks`. Statistics are about the origin
+    (K, D), by default the means.
     """
     origin = mixture.means if origin is None else origin
 

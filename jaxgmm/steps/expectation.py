@@ -41,7 +41,8 @@ def expected_statistics(
         extent: of the rows, for matrix products where they are accurate, of all components or of
             all but a few; None for never.
         smallest_gain: () that must not drown in their noise, see `is_accurate`.
-        origin: (K, D) of statistics by differences; by default the means.
+        origin: (K, D) of what is summed by differences, by default the means; products have their
+            own.
 
     Returns:
         Statistics about any origin. With an `extent.second_moment`, the second moments are the sum

@@ -35,20 +35,22 @@ def maximize(
     count = jnp.where(dead, 0, statistics.count)
     shift = statistics.first / jnp.where(dead, jnp.inf, count)[:, None]
 
-    scatter = _scatter_about_means(statistics.second, count, shift, structure)
+    # Per unit of weight, so that nothing vanishes beside it.
+    scatter = _scatter_about_means(statistics.second, count, shift, structure) / total
+    share = jnp.where(dead, 0, weights)
     if not structure.stores_one:
         of_dead = dead.reshape(-1, *(1,) * (scatter.ndim - 1))
-        average = jnp.sum(jnp.where(of_dead, 0, scatter), axis=0, keepdims=True) / total
+        average = jnp.sum(jnp.where(of_dead, 0, scatter), axis=0, keepdims=True)
         # So few rows that no sum over components would notice them.
-        few = total * float(jnp.finfo(total.dtype).eps) ** 2
+        few = float(jnp.finfo(total.dtype).eps) ** 2
         scatter = jnp.where(of_dead, few * average, scatter)
-        count = jnp.where(dead, few, count)
+        share = jnp.where(dead, few, weights)
     before = None
     if previous is not None:
         of_type = previous if structure.coupled else stored_as(structure, previous)
         before = of_type.covariance
-    scatter = with_clouds(scatter, count, regularization)
-    covariance = structure.estimate(count, scatter, before)
+    scatter = with_clouds(scatter, share, regularization)
+    covariance = structure.estimate(share, scatter, before)
     if before is not None and not (structure.stores_one or structure.coupled):
         covariance = jax.tree.map(
             lambda old, new: jnp.where(dead.reshape(-1, *(1,) * (new.ndim - 1)), old, new),

@@ -55,6 +55,12 @@ class DataExtent(NamedTuple):
     second_moment: Array | None
 
 
+def products_in_pass(x: Array, n_components: int) -> int:
+    """The size of a pass over rows (..., N, D): its products of features, counts included."""
+    n_rows, n_features = x.shape[-2:]
+    return n_rows * n_components * PRODUCTS.count(n_features)
+
+
 def extent_of(rows: Rows, n_components: int, structure: AnyStructure | None) -> DataExtent | None:
     """The extent of the rows; None where a pass is too short for a second form to be worth it.
 
@@ -67,7 +73,7 @@ def extent_of(rows: Rows, n_components: int, structure: AnyStructure | None) -> 
     if not isinstance(n_rows, int):
         # A symbol of an export, all of whose rows are one chunk.
         return None
-    if n_rows * n_components * PRODUCTS.count(n_features) < budget().smallest_pass:
+    if products_in_pass(rows.x, n_components) < budget().smallest_pass:
         return None
     center, scale = rows.standardization.center, rows.standardization.scale
     max_abs = largest_distance(rows.x, rows.weights, center) / scale

@@ -56,7 +56,7 @@ def test_arguments_are_asked_first_then_the_default_device(beside_a_gpu):
 
 def test_programs_of_two_platforms_are_not_mixed_up(beside_a_gpu):
     """Though their arguments have the same shapes."""
-    program = Program(lambda x: x + budget().chunk, static_argnames=())
+    program = Program(lambda x: x + budget().chunk, static_argnames=(), pass_size=lambda x: x.size)
     anywhere = jnp.zeros((), jnp.int32)
     there = jax.device_put(anywhere, jax.devices("cpu")[0])
     for _ in range(2):

@@ -17,8 +17,6 @@ from jaxgmm.command_line.options import parser
 from jaxgmm.files.tables import old_faithful
 from jaxgmm.fits.selection import ROW, Selection
 
-pytestmark = pytest.mark.once
-
 SMALL = ["--components", "1:2", "--covariance-type", "tied", "--n-init", "1"]
 
 

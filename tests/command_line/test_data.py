@@ -14,8 +14,6 @@ from jaxgmm.command_line import commands, main
 from jaxgmm.files.tables import read_table
 from jaxgmm.fits.selection import ROW, Selection
 
-pytestmark = pytest.mark.once
-
 RANDOM = np.random.default_rng(0)
 HEIGHT = RANDOM.normal(170, 10, 60)
 WEIGHT = RANDOM.normal(70, 1, 60)

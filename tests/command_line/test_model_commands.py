@@ -15,8 +15,6 @@ from jaxgmm.command_line import commands, main
 from jaxgmm.files.table_writing import write_blocks
 from jaxgmm.files.tables import read_table
 
-pytestmark = pytest.mark.once
-
 ROWS = np.random.default_rng(0).normal(size=(40, 2)) + 9 * (np.arange(40) % 2)[:, None]
 FORMATS = ["csv", "npy", "parquet"]
 

@@ -12,14 +12,12 @@ from jaxgmm.execution.programs import Program, known_options
 from jaxgmm.fits import entry, sweeps
 from jaxgmm.solvers import loop
 
-pytestmark = pytest.mark.once
-
 
 def doubled(x, times):
     return 2 * x * times
 
 
-def numbers(x, *_):
+def size(x, *_, **__):
     return x.size
 
 
@@ -41,7 +39,8 @@ def options(monkeypatch):
         seen.append(settings.get("compiler_options"))
         return jit(function, **settings)
 
-    known_options("cpu", True)
+    for hurried in (True, False):
+        known_options("cpu", hurried)
     monkeypatch.setattr(jax, "jit", recorded)
     return seen
 
@@ -51,10 +50,11 @@ def test_a_cpu_has_options():
     assert known_options("gpu") == {}
 
 
-def test_a_hurry_has_others(monkeypatch):
+def test_a_hurry_has_others_where_there_are_any(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     newest = not jax.__version__.startswith("0.10.")
-    assert known_options("cpu", hurried=True) == ({} if newest else programs.HURRIED)
+    expected = programs.OPTIONS if newest else programs.HURRIED
+    assert known_options("cpu", hurried=True) == expected
 
 
 def test_unknown_options_are_none(monkeypatch):
@@ -67,28 +67,39 @@ def test_the_users_choice_stands(monkeypatch):
     assert known_options("cpu") == {}
 
 
-def test_a_program_of_its_own_has_options(options):
-    program = Program(doubled, static_argnames="times", numbers=numbers)
+@pytest.fixture
+def unhurried(monkeypatch):
+    set_budget(monkeypatch, hurried_pass=0)
+
+
+def test_a_program_of_its_own_has_options(options, unhurried):
+    program = Program(doubled, static_argnames="times", pass_size=size)
     assert program.__name__ == "doubled"
     assert float(program(jnp.asarray(2.0), times=3)) == 12
-    assert options == [known_options(jax.default_backend(), True) or None]
+    assert options == [programs.OPTIONS if jax.default_backend() == "cpu" else None]
 
 
-def test_what_is_compiled_ahead_has_options(options):
-    program = Program(doubled, static_argnames="times", numbers=numbers)
-    assert float(program.compiled(jnp.asarray(2.0), times=4)(jnp.asarray(1.0))) == 8
-    assert options == [known_options(jax.default_backend(), True) or None]
+def test_what_is_compiled_ahead_has_options(options, unhurried):
+    program = Program(doubled, static_argnames="times", pass_size=size)
+    compiled = program.compiled(jnp.asarray(2.0), n_calls=1, times=4)
+    assert float(compiled(jnp.asarray(1.0))) == 8
+    assert options == [programs.OPTIONS if jax.default_backend() == "cpu" else None]
 
 
-def test_compiling_is_hurried_where_a_pass_is_short(monkeypatch):
+def test_compiling_is_hurried_where_all_passes_are_short(options, monkeypatch):
     set_budget(monkeypatch, hurried_pass=8)
-    asked = []
-    monkeypatch.setattr(programs, "known_options", lambda *of: (asked.append(of), {})[1])
-    program = Program(doubled, static_argnames="times", numbers=numbers)
-    for size in (8, 9, 7):
-        program(jnp.ones(size), times=2)
-    here = jax.default_backend()
-    assert asked == [(here, True), (here, False)]
+    known = {True: {"xla_cpu_prefer_vector_width": "256"}, False: {}}
+    monkeypatch.setattr(programs, "known_options", lambda platform, hurried: known[hurried])
+    program = Program(doubled, static_argnames="times", pass_size=size)
+    for length in (8, 9, 7):
+        program(jnp.ones(length), times=2)
+    assert options == [known[True], None]
+    for n_calls in (2, 3):
+        program.compiled(jnp.ones(4), n_calls=n_calls, times=2)
+    assert options == [known[True], None]
+    program = Program(doubled, static_argnames="times", pass_size=size)
+    program.compiled(jnp.ones(4), n_calls=3, times=2)
+    assert options[2:] == [None]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +127,7 @@ TRANSFORMED = {
 def test_a_part_of_another_program_has_none(way):
     """JAX would refuse to compile them."""
     x = jnp.arange(1.0, 4.0)
-    program = Program(lambda x: 2 * x, static_argnames=(), numbers=numbers)
+    program = Program(lambda x: 2 * x, static_argnames=(), pass_size=size)
     assert TRANSFORMED[way](program, x).tolist() == [2, 4, 6]
 
 
@@ -141,6 +152,10 @@ def test_nothing_is_moved_to_a_device():
     numbers = {"tol": jnp.asarray(1e-3, DTYPE), "reg_covar": jnp.asarray(np.asarray(1e-6, DTYPE))}
     options = {"weights": jnp.ones(len(x), DTYPE), "max_iter": 3, "history": False, **numbers}
     before = jg.em(start, x, **options)
+    key = jax.random.key(0)
+    jg.fit(key, x, K, init=start, covariance_type="diag", **options)
     with jax.transfer_guard("disallow"):
         result = jg.em(start, x, **options)
+        again = jg.fit(key, x, K, init=start, covariance_type="diag", **options)
     assert_same_mixture(result.mixture, before.mixture)
+    assert_same_mixture(again.mixture, before.mixture)

@@ -15,8 +15,6 @@ from test_compiling import is_program
 
 import jaxgmm as jg
 
-pytestmark = pytest.mark.once
-
 LAPACK = {"cholesky", "eig", "eigh", "geqrf", "hessenberg", "householder_product", "lu", "qr"}
 LAPACK |= {"schur", "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve"}
 # What XLA runs as one operation, when all that it needs is there; other programs it takes apart.

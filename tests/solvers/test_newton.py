@@ -38,16 +38,16 @@ def at_the_top(covariance_type):
     return problem, climb(problem.rows.standardization.transform(start))
 
 
-def test_newton_steps_end_where_the_gradient_vanishes_and_em_stays(storage_type):
-    problem, ascent = at_the_top(storage_type)
+def test_newton_steps_end_where_the_gradient_vanishes_and_em_stays(covariance_type):
+    problem, ascent = at_the_top(covariance_type)
     view = LocalModel.of(problem, ascent.mixture)
     assert ascent.n_tried < 30
     assert jnp.linalg.norm(view.gradient()) < by_dtype(1e-4, 1e-10)
     assert_same_mixture(view.em_step(), ascent.mixture, by_dtype(1e-3, 1e-9))
 
 
-def test_products_are_those_with_the_hessian(storage_type):
-    problem, ascent = at_the_top(storage_type)
+def test_products_are_those_with_the_hessian(covariance_type):
+    problem, ascent = at_the_top(covariance_type)
     view = LocalModel.of(problem, ascent.mixture)
     origin, _ = view.origin()
 

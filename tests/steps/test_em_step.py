@@ -10,6 +10,7 @@ import pytest
 from helpers import (
     DTYPE,
     EPS,
+    LABELS,
     D,
     K,
     N,
@@ -325,3 +326,16 @@ def test_an_inverse_at_hand_changes_nothing(x):
     actual, expected = jg.em_step(ready_to_whiten, array(x))[0], jg.em_step(start, array(x))[0]
     assert_same_mixture(actual, expected, by_dtype(1e-4, 1e-12))
     assert jg.em(ready_to_whiten, array(x)).converged
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "tied_diag", "VEI"])
+@pytest.mark.parametrize("rate", by_dtype([1e-36, 1e36], [1e-305, 1e305]))
+def test_weights_of_any_size_are_regularized_alike(x, covariance_type, rate):
+    """Also where a weight times a variance would be out of the range of the dtype."""
+    means, shares = start_from_labels(x, "diag").means, np.eye(K)[LABELS]
+    # Of rows that are all at the means: only the regularization is left.
+    points = double(means)[LABELS]
+    statistics = jg.accumulate(array(points), array(shares), covariance_type=covariance_type)
+    scaled = jg.m_step(rate * statistics, covariance_type, regularization=array(1e-6))
+    variances = np.einsum("kii->ki", double(scaled.covariance.dense(D)))
+    assert_close(variances, np.full_like(variances, 1e-6), by_dtype(2e-2, 1e-6))
