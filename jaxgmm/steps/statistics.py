@@ -169,8 +169,6 @@ class SufficientStatistics:
         Args:
             origin: (K, D).
         """
-        if origin is self.origin:
-            return self
         shift = origin - self.origin
         moved = self.count[..., None] * shift
         of_components = -2
