@@ -202,20 +202,37 @@ def _map_over_pieces(function: Callable[[Array], T], x: Array, pieces: Pieces) -
 
 
 def largest_over_chunks(
-    function: Callable[[Array, int], Array], n_rows: int, chunk_rows: ChunkRows | int
-) -> Array:
-    """The largest values, not negative, of a function of a chunk's first row and its length."""
+    function: Callable[[Array, int], tuple[Array, T]], n_rows: int, chunk_rows: ChunkRows | int
+) -> tuple[Array, T]:
+    """The largest values, not negative, of a function of a chunk's first row and its length.
 
-    def largest(pieces: Pieces) -> Array:
+    Args:
+        function: returns values (F,), and what goes with each of them: a pytree of (F, ...).
+        n_rows: N.
+        chunk_rows: rows in a chunk, at most N.
+
+    Returns:
+        (F,), and what went with them; zeros where no value is positive.
+    """
+
+    def larger(new: tuple[Array, T], old: tuple[Array, T]) -> tuple[Array, T]:
+        # What isn't a number is to be found.
+        taken = ~(new[0] <= old[0])
+        return jax.tree.map(
+            lambda a, b: jnp.where(taken.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old
+        )
+
+    def largest(pieces: Pieces) -> tuple[Array, T]:
         length, n_chunks, n_left = pieces
         if (n_chunks, n_left) == (1, 0):
             return function(jnp.asarray(0), length)
 
-        def largest_so_far(index: Array, found: Array) -> Array:
-            return jnp.maximum(found, function(pieces.start(index, n_rows), length))
+        def largest_so_far(index: Array, found: tuple[Array, T]) -> tuple[Array, T]:
+            return larger(function(pieces.start(index, n_rows), length), found)
 
-        rest = jax.eval_shape(lambda: function(jnp.asarray(0), length))
-        first = varying(jnp.zeros(rest.shape, rest.dtype), rest)
+        shapes = jax.eval_shape(lambda: function(jnp.asarray(0), length))
+        first = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        first = varying(first, shapes)
         if n_left:
             first = function(jnp.asarray(n_rows - n_left), n_left)
         return lax.fori_loop(0, n_chunks, largest_so_far, first)

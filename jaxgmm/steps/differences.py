@@ -1,7 +1,5 @@
 """The E-step by whitened differences, which never lose a digit."""
 
-from dataclasses import replace
-
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -16,15 +14,14 @@ from jaxgmm.arrays.numerics import (
 from jaxgmm.covariances.storage import pick
 from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.steps.features import PRODUCTS, SQUARES, with_one
+from jaxgmm.steps.features import PRODUCTS, SQUARES, features_for, with_one
+from jaxgmm.steps.forms import Forms
 from jaxgmm.steps.products import Apart
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
 
 
-def by_differences_apart(
-    mixture: GaussianMixture, full_second_moment: bool, inaccurate: Array, most: int
-) -> Apart:
+def by_differences_apart(mixture: GaussianMixture, full_second_moment: bool, forms: Forms) -> Apart:
     """The components that products lose, one after the other by differences.
 
     So only as many cost what differences do as have to, in a batch as many as any of its mixtures
@@ -33,15 +30,12 @@ def by_differences_apart(
     Args:
         mixture: K components.
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
-        inaccurate: (K,) bool, which of them products lose.
-        most: M, no fewer than these.
+        forms: which components products lose.
     """
-    n_components, n_features = mixture.means.shape
-    numbers = jnp.argsort(~inaccurate)[:most]
-    count = jnp.sum(inaccurate)
-    turns = largest_in_batch(jnp.minimum(count, most))
-    square = (most, n_features, n_features) if full_second_moment else (most, n_features)
-    shapes = ((most,), (most, n_features), square)
+    # Those first whose moments are wanted, too.
+    numbers = jnp.argsort(-forms.logits_apart.astype(int) - forms.moments_apart.astype(int))
+    n_logits, n_moments = jnp.sum(forms.logits_apart), jnp.sum(forms.moments_apart)
+    features = features_for(mixture, full_second_moment)
 
     def component(i: Array) -> GaussianMixture:
         number = lax.dynamic_slice_in_dim(numbers, i, 1)
@@ -52,34 +46,48 @@ def by_differences_apart(
         def put(i: Array, of_all: Array) -> Array:
             one = component(i)
             own = log_density(one.covariance, one.means, z) + one.log_weights[:, None]
-            own = jnp.where(i < count, own, lax.dynamic_slice_in_dim(of_all, numbers[i], 1))
+            own = jnp.where(i < n_logits, own, lax.dynamic_slice_in_dim(of_all, numbers[i], 1))
             return lax.dynamic_update_slice_in_dim(of_all, own, numbers[i], axis=0)
 
+        turns = largest_in_batch(n_logits)
         return lax.fori_loop(0, turns, put, varying(of_all, z, mixture))
 
-    def moments(z: Array, responsibilities: Array) -> tuple[Array, ...]:
-        def put(i: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+    def sums(of_all: tuple[Array, ...], z: Array, responsibilities: Array) -> tuple[Array, ...]:
+        def put(i: Array, packed: Array) -> Array:
             own = lax.dynamic_slice_in_dim(responsibilities, numbers[i], 1)
-            found = sum_moments(z, own, component(i).means, full_second_moment)
-            return tuple(
-                lax.dynamic_update_slice_in_dim(of_all, of_one, i, axis=0)
-                for of_all, of_one in zip(sums, found, strict=True)
+            found = _moments_of_one(z, own, component(i).means, features is PRODUCTS)
+            return lax.dynamic_update_slice_in_dim(
+                packed, features.packed(*found)[None], numbers[i], axis=0
             )
 
-        nothing = tuple(jnp.zeros(shape, z.dtype) for shape in shapes)
-        return lax.fori_loop(0, turns, put, varying(nothing, z, responsibilities, mixture))
+        # On their own, so that a CPU does both at a time.
+        nothing = jnp.zeros(
+            (numbers.size, sum(block.size for block in of_all) // numbers.size), z.dtype
+        )
+        turns = largest_in_batch(n_moments)
+        packed = lax.fori_loop(0, turns, put, varying(nothing, z, responsibilities, mixture))
+        return features.put(of_all, forms.moments_apart, packed)
 
-    def statistics(found: SufficientStatistics, sums: tuple[Array, ...]) -> SufficientStatistics:
-        places = jnp.where(jnp.arange(most) < count, numbers, n_components)
-        of_apart = dict(zip(("count", "first", "second"), sums, strict=True))
-        of_apart["origin"] = mixture.means[numbers]
-        put = {
-            name: getattr(found, name).at[places].set(value, mode="drop")
-            for name, value in of_apart.items()
-        }
-        return replace(found, **put)
+    return Apart(logits, sums, forms.moments_apart)
 
-    return Apart(logits, moments, statistics)
+
+def _moments_of_one(
+    z: Array, responsibilities: Array, mean: Array, full_second_moment: bool
+) -> tuple[Array, Array, Array]:
+    """`sum_moments` of a single component: (), (D,), and (D, D) or (D,)."""
+    if z.shape[1] <= FEW:
+        found = _sum_few_moments(z, responsibilities, mean, full_second_moment)
+        return found[0][0], found[1][0], found[2][0]
+    # Features first, which for one component is the faster way round.
+    difference = z.T - mean.T
+    weighted = responsibilities * difference
+    ones = jnp.ones_like(responsibilities[0])
+    square = "in,jn->ij" if full_second_moment else "in,in->i"
+    return (
+        einsum("n,n->", responsibilities[0], ones),
+        einsum("in,n->i", weighted, ones),
+        einsum(square, weighted, difference),
+    )
 
 
 def statistics_by_differences(

@@ -26,11 +26,11 @@ from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.accumulation import accumulate_soft
 from jaxgmm.steps.expectation import expected_statistics
+from jaxgmm.steps.forms import extent_of
 from jaxgmm.steps.maximization import (
     maximize,
     means_of,
 )
-from jaxgmm.steps.products import extent_of
 from jaxgmm.steps.regularization import with_penalty
 from jaxgmm.steps.rows import Rows, as_they_are, standardization_of
 from jaxgmm.steps.standardization import Standardization

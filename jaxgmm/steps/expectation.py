@@ -14,14 +14,10 @@ from jaxgmm.arrays.numerics import (
 from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.differences import by_differences_apart, statistics_by_differences
-from jaxgmm.steps.products import DataExtent, is_accurate, statistics_by_products
+from jaxgmm.steps.forms import DataExtent, forms_of
+from jaxgmm.steps.products import statistics_by_products
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
-
-# From so many components on, products go on for the others where they lose at most one in so many.
-# That is one more pass to compile, a seventh of what `em` takes; with fewer components it saves
-# less of a step, and one of them is seldom tight.
-APART_FROM, SHARE_APART = 8, 4
 
 
 def expected_statistics(
@@ -38,9 +34,9 @@ def expected_statistics(
         rows: the data; mixture and statistics are in their coordinates, the log-likelihood is of x.
         mixture: K components, whose weights needn't sum to 1.
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
-        extent: of the rows, for matrix products where they are accurate, of all components or of
-            all but a few; None for never.
-        smallest_gain: () that must not drown in their noise, see `is_accurate`.
+        extent: of the rows, for matrix products of the components for which they are accurate, or
+            where these share a covariance, if they are for all; None for never.
+        smallest_gain: () that must not drown in their noise, see `forms_of`.
         origin: (K, D) of what is summed by differences, by default the means; products have their
             own.
 
@@ -50,33 +46,26 @@ def expected_statistics(
     """
     if extent is None:
         return statistics_by_differences(rows, mixture, full_second_moment, origin=origin)
+    forms = forms_of(rows, mixture, extent, smallest_gain)
     second_moment = extent.second_moment
 
     def by_products(wanted: Array | None) -> SufficientStatistics:
-        return statistics_by_products(rows, mixture, full_second_moment, second_moment, wanted)
+        return statistics_by_products(
+            rows, mixture, full_second_moment, second_moment, wanted, origin=forms.origin
+        )
+
+    def by_both(wanted: Array | None) -> SufficientStatistics:
+        apart = by_differences_apart(mixture, full_second_moment, forms)
+        return statistics_by_products(
+            rows, mixture, full_second_moment, None, wanted, apart, forms.origin
+        )
 
     def by_differences(wanted: Array | None) -> SufficientStatistics:
         found = statistics_by_differences(rows, mixture, full_second_moment, wanted, origin)
-        if second_moment is None:
-            return found
         return replace(found, second=jnp.sum(found.second, axis=0, keepdims=True))
 
-    def by_both(wanted: Array | None) -> SufficientStatistics:
-        apart = by_differences_apart(mixture, full_second_moment, inaccurate, most)
-        return statistics_by_products(rows, mixture, full_second_moment, None, wanted, apart)
-
-    inaccurate = ~is_accurate(mixture, extent.max_abs, smallest_gain)
-    n_inaccurate = jnp.sum(inaccurate)
-    most = most_apart(mixture.n_components) if second_moment is None else 0
-    if not most:
-        return conditional_sum((n_inaccurate > 0).astype(int), [by_products, by_differences])
-    number = (n_inaccurate > 0).astype(int) + (n_inaccurate > most).astype(int)
-    return conditional_sum(number, [by_products, by_both, by_differences])
-
-
-def most_apart(n_components: int) -> int:
-    """The number of components that products may leave to differences, before these take all."""
-    return n_components // SHARE_APART if n_components >= APART_FROM else 0
+    otherwise = by_both if second_moment is None else by_differences
+    return conditional_sum(jnp.any(forms.logits_apart).astype(int), [by_products, otherwise])
 
 
 def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) -> tuple[Array, ...]:

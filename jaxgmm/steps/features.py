@@ -52,6 +52,9 @@ class Features(NamedTuple):
             is the faster one.
         moments: from what `sum` returns: counts (K,), the first moments (K, D), and the second
             (K, D, D) or (K, D) where the features tell them.
+        packed: what `sum` would have for one component, as numbers (S,): from its count (), first
+            moments (D,) and second ones (D, D) or (D,).
+        put: what `sum` returns with the numbers of some components, (K,) bool, from (K, S).
     """
 
     count: Callable[[int], int]
@@ -59,6 +62,8 @@ class Features(NamedTuple):
     form: Callable[[Array, Array, Array], LogitCoefficients]
     sum: Callable[[tuple[Array, ...], Array], tuple[Array, ...]]
     moments: Callable[[tuple[Array, ...]], tuple[Array, ...]]
+    packed: Callable[[Array, Array, Array], Array]
+    put: Callable[[tuple[Array, ...], Array, Array], tuple[Array, ...]]
 
 
 def with_one(z: Array) -> Array:
@@ -104,6 +109,18 @@ def _moments_of_products(sums: tuple[Array, ...]) -> tuple[Array, ...]:
     return moments[:, -1, -1], moments[:, :-1, -1], moments[:, :-1, :-1]
 
 
+def _packed_products(count: Array, first: Array, second: Array) -> Array:
+    below = jnp.concatenate([first, count[None]])[None]
+    of_pairs = jnp.concatenate([jnp.concatenate([second, first[:, None]], axis=1), below])
+    return of_pairs[_pairs(first.size)]
+
+
+def _put_in_products(sums: tuple[Array, ...], chosen: Array, packed: Array) -> tuple[Array, ...]:
+    ends = np.cumsum([block.shape[0] for block in sums])
+    parts = jnp.split(packed.T, ends[:-1])
+    return tuple(jnp.where(chosen[None], *pair) for pair in zip(parts, sums, strict=True))
+
+
 def _squares(z: Array) -> tuple[Array, ...]:
     """z² and z: features first where there are few of them, else rows first.
 
@@ -133,12 +150,26 @@ def _moments_of_squares(sums: tuple[Array, ...]) -> tuple[Array, ...]:
     return count, first, second
 
 
+def _packed_squares(count: Array, first: Array, second: Array) -> Array:
+    return jnp.concatenate([count[None], second, first])
+
+
+def _put_in_squares(sums: tuple[Array, ...], chosen: Array, packed: Array) -> tuple[Array, ...]:
+    count, of_features = sums
+    return (
+        jnp.where(chosen, packed[:, 0], count),
+        jnp.where(chosen[:, None], packed[:, 1:], of_features),
+    )
+
+
 PRODUCTS = Features(
     count=lambda d: (d + 1) * (d + 2) // 2,
     of=_products,
     form=_form_in_products,
     sum=_sum_of_products,
     moments=_moments_of_products,
+    packed=_packed_products,
+    put=_put_in_products,
 )
 
 SQUARES = Features(
@@ -147,6 +178,8 @@ SQUARES = Features(
     form=_form_in_squares,
     sum=_counts_and_sums,
     moments=_moments_of_squares,
+    packed=_packed_squares,
+    put=_put_in_squares,
 )
 
 LINEAR = Features(
@@ -155,6 +188,8 @@ LINEAR = Features(
     form=lambda precisions, slopes, constants: LogitCoefficients(slopes, constants),
     sum=_counts_and_sums,
     moments=lambda sums: sums,
+    packed=lambda count, first, second: jnp.concatenate([count[None], first]),
+    put=_put_in_squares,
 )
 
 

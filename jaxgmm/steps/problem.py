@@ -12,8 +12,8 @@ from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.expectation import expected_statistics, total_log_prob
+from jaxgmm.steps.forms import DataExtent, extent_of
 from jaxgmm.steps.maximization import maximize, stored_as
-from jaxgmm.steps.products import DataExtent, extent_of
 from jaxgmm.steps.regularization import with_penalty
 from jaxgmm.steps.rows import Rows, standardization_of
 from jaxgmm.steps.statistics import SufficientStatistics

@@ -110,12 +110,38 @@ def largest_distance(x: Array, weights: Array, center: Array) -> Array:
     """
     x, weights, center = lax.stop_gradient((x, weights, center))
 
-    def distance_in(start: Array, n_rows: int) -> Array:
+    def distance_in(start: Array, n_rows: int) -> tuple[Array, tuple[()]]:
         present = lax.dynamic_slice_in_dim(weights, start, n_rows) != 0
         distance = jnp.abs(lax.dynamic_slice_in_dim(x, start, n_rows) - center[None])
-        return jnp.max(jnp.where(present[:, None], distance, 0), axis=0)
+        return jnp.max(jnp.where(present[:, None], distance, 0), axis=0), ()
 
-    return largest_over_chunks(distance_in, x.shape[0], chunk_size(*x.shape))
+    return largest_over_chunks(distance_in, x.shape[0], chunk_size(*x.shape))[0]
+
+
+def farthest_rows(rows: Rows, most: int) -> Array:
+    """Rows that are farthest from the center in a feature, standardized, constant to derivatives.
+
+    Args:
+        rows: N.
+        most: at most so many of them are wanted, of the features in which they are farthest.
+
+    Returns:
+        (D or most, D).
+    """
+    standardization, x, weights, _ = lax.stop_gradient(rows)
+
+    def farthest_in(start: Array, n_rows: int) -> tuple[Array, Array]:
+        z = standardization.standardize(
+            lax.dynamic_slice_in_dim(x, start, n_rows),
+            lax.dynamic_slice_in_dim(weights, start, n_rows),
+        )
+        distance = jnp.abs(z)
+        return jnp.max(distance, axis=0), start + jnp.argmax(distance, axis=0)
+
+    distance, numbers = largest_over_chunks(farthest_in, x.shape[0], chunk_size(*x.shape))
+    if distance.size > most:
+        numbers = numbers[lax.top_k(distance, most)[1]]
+    return standardization.standardize(x[numbers], weights[numbers])
 
 
 def standardization_of(x: Array, weights: Array, isotropic: bool | Array) -> Standardization:

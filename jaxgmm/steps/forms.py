@@ -1,0 +1,202 @@
+"""The form in which each component's part of a pass is made: products where these are accurate.
+
+What products lose hangs on the origin: coordinates of rows z and means μ are differences from it. A
+logit of a component with precision P is a sum of terms of which the largest are some P_ii z_i² and
+P_ii μ_i², and rounding takes its share of these. Of a component's own rows z_i² is Σ_ii + μ_i² on
+average, and the sum of all terms is tr R⁻¹ + 2 Σ_i P_ii μ_i², R being its correlations: products
+lose components that are tight beside their distance from the origin, or nearly singular. One that
+is tight can be the origin, which wide ones don't mind.
+
+Rows far away have large logits of all components. What is lost of one matters if it is near the
+largest, and then in proportion to it, as every form rounds large numbers. So the farthest rows are
+looked at themselves; a bound for the corner of all features would be hundreds of times too large
+where tails are heavy.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxgmm.arrays.budgets import budget
+from jaxgmm.arrays.chunks import rows_of_features
+from jaxgmm.arrays.numerics import einsum
+from jaxgmm.covariances.storage import inverse_correlation_trace, precision_diagonal
+from jaxgmm.covariances.traced import AnyStructure
+from jaxgmm.mixtures.densities import log_density
+from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.steps.products import products_in_pass
+from jaxgmm.steps.rows import Rows, farthest_rows
+
+# What a logit may lose, and for each feature that of a typical row; by bits.
+LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
+NOISE = {32: 2.0**-15, 64: 2.0**-32}
+# The typical loss with which the moments are still accurate.
+MOMENT_ERROR = {32: 2.0**-8, 64: 2.0**-24}
+# A logit may lose as much again for so many nats, and for each nat below its row's largest.
+DEPTH = 1e3
+# The most that any row near a component loses, in terms of what its typical rows lose at most.
+NEAR = 4
+# So many of the farthest rows are looked at, and of the tightest components as origins.
+FARTHEST, CANDIDATES = 32, 8
+
+
+class DataExtent(NamedTuple):
+    """What the products have to know of standardized data, and no step changes.
+
+    Attributes:
+        farthest: (M, D) those of the rows that are farthest from the center in any feature.
+        second_moment: where all components share a covariance, that of all rows: (D, D), or its
+            diagonal (D,).
+    """
+
+    farthest: Array
+    second_moment: Array | None
+
+
+def extent_of(rows: Rows, n_components: int, structure: AnyStructure | None) -> DataExtent | None:
+    """The extent of the rows; None where a pass is too short for a second form to be worth it.
+
+    Args:
+        rows: the data.
+        n_components: K.
+        structure: of the fit; None where the components' own second moments are wanted.
+    """
+    n_rows, n_features = rows.x.shape
+    if not isinstance(n_rows, int):
+        # A symbol of an export, all of whose rows are one chunk.
+        return None
+    if products_in_pass(rows.x, n_components) < budget().smallest_pass:
+        return None
+    farthest = farthest_rows(rows, FARTHEST)
+    if structure is None or not structure.stores_one:
+        return DataExtent(farthest, None)
+    subscripts = "ni,nj->ij" if structure.full_second_moment else "ni,ni->i"
+
+    def summand(_: Array, weights: Array, z: Array) -> Array:
+        return einsum(subscripts, weights[:, None] * z, z)
+
+    return DataExtent(farthest, rows.sum(summand, rows_of_features(rows.x, n_features, 1)))
+
+
+class Forms(NamedTuple):
+    """Which components products are accurate for, and about which origin.
+
+    Attributes:
+        origin: (D,) of the products.
+        logits_apart: (K,) bool, whose logits products lose.
+        moments_apart: (K,) bool, of these whose moments they lose, too.
+    """
+
+    origin: Array
+    logits_apart: Array
+    moments_apart: Array
+
+
+def forms_of(
+    rows: Rows, mixture: GaussianMixture, extent: DataExtent, smallest_gain: ArrayLike = jnp.inf
+) -> Forms:
+    """The forms of a pass over the rows, constant to derivatives.
+
+    Logits may lose no more than `LOGIT_ERROR`, and those of a typical row no more than `NOISE` for
+    each feature, so that the noise of the objective is that of a sum of log densities anyway. The
+    step to the next parameters then has an error, in expected log-likelihood per unit of weight,
+    that is a twentieth of the square of the latter. So moments stand much more, unless that would
+    be seen in the gains of which the stopping rule takes ratios: these are to be three hundred
+    times as large.
+
+    Args:
+        rows: the data.
+        mixture: in the coordinates of the rows.
+        extent: of the rows.
+        smallest_gain: () that has to be seen, in expected log-likelihood per unit of weight.
+    """
+    mixture = lax.stop_gradient(mixture)
+    n_features = mixture.n_features
+    bits = jnp.finfo(mixture.means.dtype).bits
+    if extent.second_moment is None:
+        origin = best_origin(mixture)
+        typical = typical_loss(mixture, origin)
+        accurate = is_accurate_near(typical, n_features)
+    else:
+        # No component is left to differences alone, so what counts is their average. It is their
+        # distances that make the difference, in which near rows have no part.
+        origin = jnp.zeros_like(mixture.means[0])
+        of_each = typical_loss(mixture, origin)
+        typical = jnp.sum(jax.nn.softmax(mixture.log_weights) * of_each)[None]
+        accurate = is_accurate_near(typical, n_features) & (of_each <= LOGIT_ERROR[bits])
+    seen = 16 * typical**2 <= smallest_gain
+    accurate &= seen & is_accurate_far(rows, mixture, origin, extent)
+    moments = seen & (typical <= MOMENT_ERROR[bits])
+    return Forms(origin, ~accurate, ~accurate & ~moments)
+
+
+def typical_loss(mixture: GaussianMixture, origin: Array) -> Array:
+    """What logits of a component's own rows lose by products about an origin (D,): (K,).
+
+    Every rounding takes a share of Σ_i P_ii (z_i² + μ_i²), z and μ as differences from the origin,
+    where z_i² is Σ_ii + μ_i² on average. A bound: two to ten times what is seen.
+    """
+    eps = float(jnp.finfo(origin.dtype).eps)
+    of_width = inverse_correlation_trace(mixture.covariance, mixture.n_features)
+    of_distance = weighted_squares(mixture, mixture.means - origin[None])
+    return eps * (of_width + 2 * of_distance)
+
+
+def weighted_squares(mixture: GaussianMixture, difference: Array) -> Array:
+    """Σ_i P_kii d_ki² for differences (K, D): (K,)."""
+    diagonal = precision_diagonal(mixture.covariance, mixture.n_features)
+    return jnp.sum(diagonal * difference**2, axis=1)
+
+
+def is_accurate_near(typical: Array, n_features: int) -> Array:
+    """Whether the logits of rows near a component lose little enough, from a `typical_loss`."""
+    bits = jnp.finfo(typical.dtype).bits
+    return typical <= min(NOISE[bits] * n_features, LOGIT_ERROR[bits] / NEAR)
+
+
+def best_origin(mixture: GaussianMixture) -> Array:
+    """(D,) about which products lose the fewest components: zero, or the mean of a tight one."""
+    n_components, n_features = mixture.means.shape
+
+    def accurate_about(origin: Array) -> Array:
+        return is_accurate_near(typical_loss(mixture, origin), n_features)
+
+    zero = jnp.zeros_like(mixture.means[0])
+    tightness = weighted_squares(mixture, jnp.ones_like(mixture.means))
+    lost = jnp.where(accurate_about(zero), 0, tightness)
+    tightest = lax.top_k(lost, min(n_components, CANDIDATES))[1]
+    candidates = jnp.concatenate([zero[None], mixture.means[tightest]])
+    n_kept = jnp.sum(jax.vmap(accurate_about)(candidates), axis=1)
+    return candidates[jnp.argmax(n_kept)]
+
+
+def is_accurate_far(
+    rows: Rows, mixture: GaussianMixture, origin: Array, extent: DataExtent
+) -> Array:
+    """Whether logits of far rows lose little enough for what hangs on them: (K,) bool.
+
+    That is the less, the farther a component's logit is below the largest one; and logits that are
+    all far from zero, each form of the pass rounds in proportion.
+
+    Args:
+        rows: the data.
+        mixture: K components.
+        origin: (D,) of the products.
+        extent: of the rows.
+    """
+    far = extent.farthest
+    dtype = jnp.finfo(far.dtype)
+    diagonal = precision_diagonal(mixture.covariance, mixture.n_features)
+    squares = einsum("ki,mi->km", diagonal, (far - origin[None]) ** 2)
+    of_means = weighted_squares(mixture, mixture.means - origin[None])[:, None]
+    # Features of first order aren't multiplied by each other.
+    terms = squares if extent.second_moment is None else 2 * jnp.sqrt(squares * of_means)
+    logits = log_density(mixture.covariance, mixture.means, far) + mixture.log_weights[:, None]
+    # With a prior, something else decides which is the largest.
+    most = jnp.max(logits, axis=0, keepdims=True) if rows.log_prior is None else logits
+    tolerable = LOGIT_ERROR[dtype.bits] * (1 + (most - logits) + jnp.abs(most) / DEPTH)
+    lost = float(dtype.eps) * (terms + of_means)
+    return jnp.all(jnp.isneginf(logits) | (lost <= tolerable), axis=1)

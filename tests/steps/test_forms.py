@@ -1,0 +1,195 @@
+"""Products make what they are accurate for, and nothing else."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import DTYPE, EPS, K, array, by_dtype, double, set_budget
+
+import jaxgmm as jg
+from jaxgmm.covariances.structures import STRUCTURES
+from jaxgmm.steps import forms
+from jaxgmm.steps.features import features_for
+from jaxgmm.steps.forms import extent_of, forms_of
+from jaxgmm.steps.products import logit_coefficients
+from jaxgmm.steps.rows import Rows, farthest_rows, standardization_of
+
+BITS = jnp.finfo(DTYPE).bits
+RATIOS = 10.0 ** np.arange(9)
+
+
+def rows_of(x):
+    x = array(x)
+    weights = jnp.ones_like(x[:, 0])
+    return Rows(standardization_of(x, weights, False), x, weights)
+
+
+def standardized(rows):
+    return rows.standardization.standardize(rows.x, rows.weights)
+
+
+def of_small(rows, structure=None):
+    """The extent of rows, however few they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        set_budget(patch, smallest_pass=0)
+        return extent_of(rows, K, structure)
+
+
+def from_labels(rows, labels, covariance_type):
+    """The mixture of the parts of standardized rows."""
+    statistics = jg.accumulate(
+        standardized(rows), array(np.eye(K)[labels]), covariance_type=covariance_type
+    )
+    return jg.m_step(statistics, covariance_type, regularization=EPS**2)
+
+
+def logits_in_double(mixture, z):
+    """log w_k + log N(z | μ_k, Σ_k): (N, K)."""
+    columns = []
+    scale = double(next(iter(vars(mixture.covariance).values())))
+    for k in range(K):
+        factor = scale[k] if scale.ndim == 3 else np.diag(scale[k])
+        whitened = np.linalg.solve(factor, (z - double(mixture.means[k])).T)
+        log_det = np.log(np.diag(factor)).sum() + z.shape[1] * np.log(2 * np.pi) / 2
+        columns.append(double(mixture.log_weights[k]) - log_det - np.sum(whitened**2, axis=0) / 2)
+    return np.stack(columns, axis=1)
+
+
+def errors(rows, mixture, found):
+    """What products about the origin lose of logits, in units of what they may: (N, K)."""
+    z = standardized(rows)
+    moved = replace(mixture, means=mixture.means - found.origin[None])
+    features = features_for(mixture, False)
+    logits = logit_coefficients(moved, features).at(features.of(z - found.origin[None])).T
+    exact = logits_in_double(mixture, double(z))
+    top = exact.max(axis=1, keepdims=True)
+    tolerable = forms.LOGIT_ERROR[BITS] * (1 + (top - exact) + np.abs(top) / forms.DEPTH)
+    return np.abs(double(logits) - exact) / tolerable
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 8])
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_where_the_products_are_used_logits_have_a_stated_error(n_features, covariance_type):
+    """Over tighter and tighter clusters, judged in NumPy's float64; and where not, it matters."""
+    random = np.random.default_rng(0)
+    labels = np.arange(400) % K
+    noise = random.normal(size=(400, n_features))
+    centers = random.normal(size=(K, n_features))
+    accepted = []
+    for ratio in RATIOS:
+        rows = rows_of(centers[labels] + noise / ratio)
+        mixture = from_labels(rows, labels, covariance_type)
+        found = forms_of(rows, mixture, of_small(rows))
+        kept = ~np.asarray(found.logits_apart)
+        assert errors(rows, mixture, found)[:, kept].max(initial=0) <= 1
+        accepted.append(kept.all())
+    assert accepted == sorted(accepted, reverse=True)
+    switches = RATIOS[accepted.index(False)]
+    assert by_dtype(10, 1e3) <= switches <= by_dtype(1e3, 1e7)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_one_tight_component_is_the_origin(covariance_type):
+    """The others are so wide that they don't mind; with two tight ones, one is left."""
+    random = np.random.default_rng(0)
+    labels = np.arange(600) % K
+    size = by_dtype(1e-3, 1e-6)
+    for tight, n_apart in (([1], 0), ([0, 1], 1)):
+        widths = np.where(np.isin(np.arange(K), tight), size, 1.0)
+        x = random.normal(size=(K, 3))[labels]
+        x += random.normal(size=(600, 3)) * widths[labels][:, None]
+        rows = rows_of(x)
+        mixture = from_labels(rows, labels, covariance_type)
+        found = forms_of(rows, mixture, of_small(rows))
+        assert np.any(np.all(np.asarray(found.origin) == np.asarray(mixture.means)[tight], axis=1))
+        assert np.sum(found.logits_apart) == n_apart
+        kept = ~np.asarray(found.logits_apart)
+        assert errors(rows, mixture, found)[:, kept].max() <= 1
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "tied_diag"])
+def test_heavy_tails_do_not_ask_for_differences(covariance_type):
+    """Though a row is as far away as the largest of a million is, the widest component is near."""
+    random = np.random.default_rng(0)
+    labels = np.arange(900) % K
+    noise = random.normal(size=(900, 5)) / np.sqrt(random.chisquare(2, size=(900, 1)) / 2)
+    rows = rows_of(3 * random.normal(size=(K, 5))[labels] + noise)
+    assert np.abs(standardized(rows)).max() > 8
+    structure = STRUCTURES[covariance_type]
+    extent = of_small(rows, structure)
+    found = forms_of(rows, from_labels(rows, labels, covariance_type), extent)
+    assert not np.any(found.logits_apart) and not np.any(found.origin)
+
+
+def two_components():
+    return jg.GaussianMixture.create(
+        [0.5, 0.5], np.eye(2).tolist(), np.ones((2, 2)).tolist(), "diag"
+    )
+
+
+def with_far(rows, far):
+    return of_small(rows)._replace(farthest=array(far))
+
+
+def test_a_row_that_is_far_from_all_asks_for_differences_only_where_it_counts():
+    rows, mixture = rows_of(np.random.default_rng(0).normal(size=(50, 2))), two_components()
+    near, far = [[3.0, -3.0]], [[by_dtype(1e8, 1e12), 0.0]]
+    assert not np.any(forms_of(rows, mixture, with_far(rows, near)).logits_apart)
+    # The logits of both are rounded by much more than they differ by, and by either form.
+    lost = forms_of(rows, mixture, with_far(rows, far)).logits_apart
+    assert not np.any(lost)
+    nearly_singular = replace(
+        mixture,
+        covariance=jg.Full(array([[[1, 0], [1, by_dtype(1e-2, 1e-3)]], [[1, 0], [0, 1]]])),
+    )
+    along = [[by_dtype(3e3, 3e6)] * 2]
+    lost = forms_of(rows, nearly_singular, with_far(rows, along)).logits_apart
+    assert np.array_equal(lost, [True, False])
+    prior = array(np.zeros((50, 2)))
+    with_prior = forms_of(rows._replace(log_prior=prior), mixture, with_far(rows, near))
+    assert not np.any(with_prior.logits_apart)
+    assert np.all(forms_of(rows, mixture, with_far(rows, [[np.nan, 0]])).logits_apart)
+
+
+def test_a_small_gain_asks_for_differences():
+    """Of logits and of moments, as the step from either is too noisy for it to be seen."""
+    rows, mixture = rows_of(np.random.default_rng(0).normal(size=(50, 2))), two_components()
+    extent = of_small(rows)
+    assert not np.any(forms_of(rows, mixture, extent, array(by_dtype(1e-9, 1e-25))).logits_apart)
+    found = forms_of(rows, mixture, extent, array(EPS**2))
+    assert np.all(found.logits_apart) and np.all(found.moments_apart)
+
+
+def test_moments_stand_more_than_logits():
+    rows = rows_of(np.random.default_rng(0).normal(size=(50, 2)))
+    widths = by_dtype([1.0, 3e-2, 3e-2, 1e-4], [1.0, 3e-4, 3e-4, 1e-7])
+    mixture = jg.GaussianMixture.create(
+        [0.25] * 4, [[0, 0], [1, 0], [0, 1], [-1, 1]], np.square(widths).tolist(), "spherical"
+    )
+    found = forms_of(rows, mixture, of_small(rows))
+    assert np.array_equal(found.origin, mixture.means[3])
+    assert np.array_equal(found.logits_apart, [False, True, True, False])
+    assert not np.any(found.moments_apart)
+    without = replace(mixture, means=mixture.means.at[1].set(mixture.means[3] + 1))
+    tighter = replace(without.covariance, scale=without.covariance.scale.at[1].set(widths[3]))
+    found = forms_of(rows, replace(without, covariance=tighter), of_small(rows))
+    assert np.sum(found.moments_apart) == 1 and np.sum(found.logits_apart) == 2
+
+
+@pytest.mark.parametrize("n_rows", [40, 5000])
+def test_the_farthest_rows_are_those_of_each_feature(n_rows):
+    """Of rows with a weight, in one chunk or several."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(n_rows, 3))
+    places = [n_rows - 1, 7, 20]
+    x[places, [0, 1, 2]] = [30, -40, 50]
+    x[11] = 1e6
+    x, weights = array(x), array(np.where(np.arange(n_rows) == 11, 0, 1.0))
+    rows = Rows(standardization_of(x, weights, False), x, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxgmm.steps.rows.chunk_size", lambda *_: min(n_rows, 700))
+        found = farthest_rows(rows, 32)
+        most = farthest_rows(rows, 2)
+    assert np.array_equal(found, standardized(rows)[np.array(places)])
+    assert most.shape == (2, 3) and np.all(np.isin(most, found))
