@@ -23,6 +23,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from peers import LIBRARIES, PRODUCT_SIZE
 from reference import Parameters, em_step, log_likelihood
 from speed_tables import markdown
 from workers import Worker, WorkerError
-from workloads import QUICK, Workload, planned, sample, start, step_flop
+from workloads import KINDS, QUICK, Workload, planned, sample, start, step_flop
 
 ENVIRONMENT = {"gmmx": "gmmx", "oneDAL": "onedal", "pomegranate": "torch", "gmm-gpu": "torch"}
 OURS = ("jaxgmm", "matrix product")
@@ -52,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--shapes", nargs="+", metavar="N,D,K", help="these in every table, instead of its own"
     )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of clusters")
     parser.add_argument("--quick", action="store_true", help="one small shape in every table")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each library (default: 5)")
     parser.add_argument(
@@ -77,14 +79,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def interpreters(options: argparse.Namespace) -> tuple[dict[str, Path], dict[str, str]]:
+def interpreters_of(
+    libraries: Iterable[str], folder: Path
+) -> tuple[dict[str, Path], dict[str, str]]:
     """Python for each library, and why there is none for the others."""
     here = Path(sys.executable)
-    wanted = [name for name in LIBRARIES if name in (*OURS, *options.libraries)]
-    needed = {ENVIRONMENT[name] for name in wanted if name in ENVIRONMENT}
-    built, missing = build_all(options.environments, needed)
+    needed = {ENVIRONMENT[name] for name in libraries if name in ENVIRONMENT}
+    built, missing = build_all(folder, needed)
     found, reasons = {}, {}
-    for library in wanted:
+    for library in libraries:
         environment = ENVIRONMENT.get(library)
         if environment in missing:
             reasons[library] = missing[environment]
@@ -219,7 +222,8 @@ def roofline(workload: Workload, product: dict, ours: dict) -> dict:
 def main() -> None:
     options = arguments()
     shapes = [tuple(map(int, text.split(","))) for text in options.shapes or ()]
-    pythons, reasons = interpreters(options)
+    wanted = [name for name in LIBRARIES if name in (*OURS, *options.libraries)]
+    pythons, reasons = interpreters_of(wanted, options.environments)
     report = {
         **circumstances("jaxgmm", "jax", "jaxlib", "numpy", "scikit-learn"),
         "repeats": options.repeats,
@@ -228,7 +232,7 @@ def main() -> None:
         "not_available": reasons,
         "rows": [],
     }
-    for workload in planned(tuple(shapes) or (QUICK if options.quick else None)):
+    for workload in planned(tuple(shapes) or (QUICK if options.quick else None), options.kinds):
         row = measure(workload, pythons, options)
         row["libraries"] |= {library: {"reason": reason} for library, reason in reasons.items()}
         report["rows"].append(row)

@@ -68,10 +68,30 @@ def field_cell(key: str, form: Callable[[float], str]) -> Callable[[dict, str], 
     return show
 
 
-def by_kind(rows: list[dict]):
-    """Rows of the same covariance type and dtype: name, rows."""
-    for kind, group in groupby(rows, lambda row: f"{row['covariance_type']}, {row['dtype']}"):
-        yield kind, list(group)
+def kind(row: dict) -> str:
+    """Covariance type, dtype, and what the clusters are like."""
+    return f"{row['covariance_type']}, {row['dtype']}, {row['kind']}"
+
+
+def side_by_side(rows: list[dict]) -> str:
+    """jaxgmm's milliseconds for each kind of clusters, and how many times as long oneDAL takes."""
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    places = list(dict.fromkeys((row["covariance_type"], row["dtype"], shape(row)) for row in rows))
+    found = {(row["covariance_type"], row["dtype"], shape(row), row["kind"]): row for row in rows}
+    cells = []
+    for place in places:
+        line = [", ".join(place)]
+        of_place = [found.get((*place, name)) for name in kinds]
+        for row in of_place:
+            ours = row["libraries"][OURS] if row else {}
+            if "seconds" not in ours:
+                line.append("")
+                continue
+            reference = ratio(row, "oneDAL")
+            times = "" if reference is None else f" ({number(reference)}×)"
+            line.append(number(1e3 * ours["seconds"]) + times)
+        cells.append(line)
+    return table(["N × D, K", *kinds], cells)
 
 
 def present(rows: list[dict]) -> list[str]:
@@ -82,7 +102,8 @@ def present(rows: list[dict]) -> list[str]:
 def times(rows: list[dict]) -> list[str]:
     """A table of times for each covariance type and dtype, with the geometric means below."""
     parts = []
-    for kind, group in by_kind(rows):
+    for name, rows_of_kind in groupby(rows, kind):
+        group = list(rows_of_kind)
         libraries = [
             library
             for library in present(group)
@@ -94,7 +115,7 @@ def times(rows: list[dict]) -> list[str]:
         ]
         means = [geometric_mean(group, library) for library in libraries]
         cells.append(["geometric mean of ratios", *means, ""])
-        parts += [f"**{kind}**", table(["N × D, K", *libraries, "rate"], cells)]
+        parts += [f"**{name}**", table(["N × D, K", *libraries, "rate"], cells)]
     return parts
 
 
@@ -122,7 +143,7 @@ def of_every_row(rows: list[dict], show: Callable[[dict, str], str], *more: str)
     columns = {"data, MB": lambda row: f"{row['data_bytes'] / 1e6:.1f}"}
     cells = [
         [
-            f"{row['covariance_type']}, {row['dtype']}, {shape(row)}",
+            f"{kind(row)}, {shape(row)}",
             *(columns[name](row) for name in more),
             *(show(row, library) for library in libraries),
         ]
@@ -137,7 +158,7 @@ def empty_cells(rows: list[dict]) -> list[str]:
     for row in rows:
         for library, cell in row["libraries"].items():
             if "reason" in cell:
-                where = f"{row['covariance_type']}, {row['dtype']}, {shape(row)}"
+                where = f"{kind(row)}, {shape(row)}"
                 places.setdefault(f"{library}: {cell['reason']}", []).append(where)
     whole = len(rows)
     return [
@@ -169,6 +190,8 @@ def markdown(report: dict) -> str:
         f"Milliseconds for one iteration of EM: median (least–most) of {report['repeats']} turns,"
         " and the multiple of jaxgmm's time. Rate: GFlop/s of jaxgmm's step, counting only its two"
         " matrix products, and of a large matrix product in the same turns.",
+        "jaxgmm by kind of clusters, and the multiple of it that oneDAL takes:",
+        side_by_side(rows),
         *times(rows),
         "Relative difference of the log-likelihood from that of float64 EM, after"
         f" {report['iterations_compared']} iterations:",

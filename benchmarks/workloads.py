@@ -1,5 +1,6 @@
 """What the speed benchmark runs on: shapes, data, starts, and the arithmetic that a step needs."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,16 +8,22 @@ from reference import Parameters, estimate
 
 SEPARATION = 4.0
 LLOYD_STEPS = 2
+KINDS = ("round", "correlated", "one tight", "heavy tails")
+TIGHTNESS = 0.03
+DEGREES_OF_FREEDOM = 3
+# The share of the average within clusters in the covariances of a start, unless they are round.
+SHRINKAGE = 0.1
 
 
 class Workload(NamedTuple):
-    """One row of a table: N rows, D features, K components."""
+    """One row of a table: N rows, D features, K components, and what the clusters are like."""
 
     covariance_type: str
     dtype: str
     n: int
     d: int
     k: int
+    kind: str = "round"
 
 
 FULL_32 = ((100_000, 2, 8), (100_000, 8, 16), (100_000, 16, 32), (50_000, 32, 64), (50_000, 64, 32))
@@ -25,15 +32,18 @@ OTHERS = ((100_000, 8, 16), (100_000, 32, 16))
 QUICK = ((5_000, 2, 4),)
 
 
-def planned(shapes: tuple[tuple[int, int, int], ...] | None = None) -> list[Workload]:
+def planned(
+    shapes: tuple[tuple[int, int, int], ...] | None = None, kinds: Sequence[str] = KINDS
+) -> list[Workload]:
     """The rows of all tables; with `shapes` every table has these instead of its own."""
     plan = [("full", "float32", FULL_32), ("full", "float64", FULL_64)]
     plan += [
         (covariance_type, "float32", OTHERS) for covariance_type in ("tied", "diag", "spherical")
     ]
     return [
-        Workload(covariance_type, dtype, *shape)
+        Workload(covariance_type, dtype, *shape, kind)
         for covariance_type, dtype, own in plan
+        for kind in kinds
         for shape in shapes or own
     ]
 
@@ -43,26 +53,38 @@ def sample(
 ) -> np.ndarray:
     """Rows of a random mixture: (N, D) in the workload's dtype.
 
-    Weights lie within a factor of three of each other, covariances have random axes with standard
-    deviations between 0.7 and 1.4, and two means are typically `separation` apart whatever D is:
-    components overlap, more where many of them share few dimensions.
+    Weights lie within a factor of three of each other, and two means are typically `separation`
+    apart whatever D is: components overlap, more where many of them share few dimensions. Round
+    clusters have random axes with standard deviations between 0.7 and 1.4. Correlated ones are
+    white noise times I + G / √D, with G of normal numbers: some of the K are nearly singular. One
+    tight cluster is a thirtieth as wide as the others, and heavy tails are Student's t with three
+    degrees of freedom.
     """
-    _, dtype, n, d, k = workload
+    _, dtype, n, d, k, kind = workload
     weights = rng.uniform(0.5, 1.5, k)
     labels = rng.choice(k, n, p=weights / weights.sum())
     means = rng.standard_normal((k, d)) * separation / np.sqrt(2 * d)
     axes = np.linalg.qr(rng.standard_normal((k, d, d)))[0]
     factors = axes * rng.uniform(0.7, 1.4, (k, 1, d))
+    if kind == "correlated":
+        factors = np.eye(d) + rng.standard_normal((k, d, d)) / np.sqrt(d)
+    elif kind == "one tight":
+        factors[0] *= TIGHTNESS
     x = np.empty((n, d))
     for component in range(k):
         chosen = labels == component
-        x[chosen] = means[component] + rng.standard_normal((chosen.sum(), d)) @ factors[component].T
+        noise = rng.standard_normal((chosen.sum(), d))
+        if kind == "heavy tails":
+            square = rng.chisquare(DEGREES_OF_FREEDOM, (len(noise), 1))
+            noise /= np.sqrt(square / DEGREES_OF_FREEDOM)
+        x[chosen] = means[component] + noise @ factors[component].T
     return x.astype(dtype)
 
 
 def start(workload: Workload, x: np.ndarray, rng: np.random.Generator) -> Parameters:
     """The M-step of a partition: rows go to the nearest of K rows drawn at random, after two steps
-    of Lloyd's algorithm, without which many groups have too few rows for a covariance.
+    of Lloyd's algorithm, without which many groups have too few rows for a covariance; where
+    clusters aren't round, also of the average within clusters, as some groups still have.
 
     Computed in float64, and rounded to the dtype of x.
     """
@@ -71,8 +93,12 @@ def start(workload: Workload, x: np.ndarray, rng: np.random.Generator) -> Parame
     for _ in range(LLOYD_STEPS):
         centers = [wide[labels == component].mean(axis=0) for component in range(workload.k)]
         labels = nearest(wide, np.stack(centers))
-    fields = estimate(wide, labels, workload.covariance_type)
-    return Parameters(*(field.astype(x.dtype) for field in fields))
+    found = estimate(wide, labels, workload.covariance_type)
+    if workload.kind != "round" and workload.covariance_type != "tied":
+        average = np.tensordot(found.weights, found.covariances, 1)
+        shrunk = (1 - SHRINKAGE) * found.covariances + SHRINKAGE * average
+        found = found._replace(covariances=shrunk)
+    return Parameters(*(field.astype(x.dtype) for field in found))
 
 
 def nearest(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
@@ -84,7 +110,7 @@ def step_flop(workload: Workload) -> int:
     """Floating point operations of one EM step's two matrix products, where logits and moments are
     linear in features of a row: all products of two coordinates for full covariances, the squares
     for diag and spherical, the coordinates alone for tied."""
-    covariance_type, _, n, d, k = workload
+    covariance_type, _, n, d, k, _ = workload
     features = {
         "full": (d + 1) * (d + 2) // 2,
         "tied": d + 1,

@@ -63,6 +63,8 @@ from jaxgmm.steps.em_step import accumulate
 from jaxgmm.steps.em_step import e_step
 from jaxgmm.steps.em_step import em_step
 from jaxgmm.steps.em_step import m_step
+from jaxgmm.steps.pass_record import PassRecord
+from jaxgmm.steps.pass_record import record_passes
 from jaxgmm.files.storage import load
 from jaxgmm.files.storage import save
 from jaxgmm.operations.quantiles import cdf
@@ -86,6 +88,7 @@ __all__ = [
     "GaussianMixture",
     "Iteration",
     "NIWPrior",
+    "PassRecord",
     "Selection",
     "Spherical",
     "StandardErrors",
@@ -128,6 +131,7 @@ __all__ = [
     "overlap",
     "product",
     "quantile",
+    "record_passes",
     "reduce",
     "regress",
     "save",

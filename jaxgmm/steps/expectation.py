@@ -15,6 +15,7 @@ from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.differences import by_differences_apart, statistics_by_differences
 from jaxgmm.steps.forms import DataExtent, forms_of
+from jaxgmm.steps.pass_record import write_down
 from jaxgmm.steps.products import statistics_by_products
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
@@ -45,8 +46,11 @@ def expected_statistics(
         of those of all components, each about its own origin: (1, D, D) or (1, D).
     """
     if extent is None:
+        everything = jnp.ones(mixture.n_components, bool)
+        write_down(everything, everything)
         return statistics_by_differences(rows, mixture, full_second_moment, origin=origin)
     forms = forms_of(rows, mixture, extent, smallest_gain)
+    write_down(forms.logits_apart, forms.moments_apart)
     second_moment = extent.second_moment
 
     def by_products(wanted: Array | None) -> SufficientStatistics:
