@@ -40,7 +40,7 @@ DEPTH = 1e3
 # The most that any row near a component loses, in terms of what its typical rows lose at most.
 NEAR = 4
 # So many of the farthest rows are looked at, and of the tightest components as origins.
-FARTHEST, CANDIDATES = 32, 8
+FARTHEST, CANDIDATES = 16, 8
 
 
 class DataExtent(NamedTuple):

@@ -189,7 +189,7 @@ def test_the_farthest_rows_are_those_of_each_feature(n_rows):
     rows = Rows(standardization_of(x, weights, False), x, weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxgmm.steps.rows.chunk_size", lambda *_: min(n_rows, 700))
-        found = farthest_rows(rows, 32)
+        found = farthest_rows(rows, 16)
         most = farthest_rows(rows, 2)
     assert np.array_equal(found, standardized(rows)[np.array(places)])
     assert most.shape == (2, 3) and np.all(np.isin(most, found))
