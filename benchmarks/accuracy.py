@@ -54,10 +54,14 @@ def by_products(mixture: jg.GaussianMixture, forms: Forms, z: jax.Array, full: b
 
 def in_double(mixture: jg.GaussianMixture, z: np.ndarray) -> np.ndarray:
     """Logits in float64 from the same parameters and rows (N, D): (N, K)."""
-    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), mixture)
-    scale = next(iter(jax.tree.leaves(wide.covariance)))
-    factors = scale if scale.ndim == 3 else scale[:, :, None] * np.eye(scale.shape[1])
-    return joint_log_prob(wide.log_weights, wide.means, factors, z)
+    log_weights, means = np.float64(mixture.log_weights), np.float64(mixture.means)
+    return joint_log_prob(log_weights, means, factors_of(mixture), z)
+
+
+def factors_of(mixture: jg.GaussianMixture) -> np.ndarray:
+    """Lower Cholesky factors of the covariances: (K, D, D) float64."""
+    scale = np.float64(jax.tree.leaves(mixture.covariance)[0])
+    return scale if scale.ndim == 3 else scale[:, :, None] * np.eye(scale.shape[1])
 
 
 def errors(x: jax.Array, labels: np.ndarray, covariance_type: str) -> dict:
@@ -76,16 +80,12 @@ def errors(x: jax.Array, labels: np.ndarray, covariance_type: str) -> dict:
     # What the smallest regularization of a fit leaves of a component without any width.
     smallest = float(jnp.finfo(x.dtype).eps) ** 2
     mixture = jg.m_step(statistics, covariance_type, regularization=smallest)
-    # However few rows there are.
-    budgets.CPU = budgets.CPU._replace(smallest_pass=0)
     forms = forms_of(rows, mixture, extent_of(rows, N_COMPONENTS, None))
     products = by_products(mixture, forms, z, covariance_type == "full")
     differences = log_density(mixture.covariance, mixture.means, z).T + mixture.log_weights[None]
     exact = in_double(mixture, np.asarray(z, np.float64))
     counts = exact > exact.max(axis=1, keepdims=True) - NATS_BELOW
-    scale = np.asarray(next(iter(jax.tree.leaves(mixture.covariance))), np.float64)
-    factors = scale if scale.ndim == 3 else scale[:, :, None] * np.eye(scale.shape[1])
-    tightest = min(np.linalg.svd(factor, compute_uv=False)[-1] for factor in factors)
+    tightest = min(np.linalg.svd(of, compute_uv=False)[-1] for of in factors_of(mixture))
     return {
         "extent": float(np.linalg.norm(np.asarray(z), axis=1).max() / tightest),
         "by_products": float(np.abs(products - exact)[counts].max()),
@@ -128,6 +128,8 @@ def of_workload(workload: Workload) -> dict:
 
 
 def main() -> None:
+    # However few rows there are.
+    budgets.CPU = budgets.CPU._replace(smallest_pass=0)
     rows = []
     print(f"{'dtype':9}{'type':6}{'D':>3}{'extent/σ':>12}{'products':>12}{'differences':>13}  used")
     for dtype, covariance_type, n_features in product(

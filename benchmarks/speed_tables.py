@@ -68,16 +68,19 @@ def field_cell(key: str, form: Callable[[float], str]) -> Callable[[dict, str], 
     return show
 
 
-def kind(row: dict) -> str:
+def heading(row: dict) -> str:
     """Covariance type, dtype, and what the clusters are like."""
-    return f"{row['covariance_type']}, {row['dtype']}, {row['kind']}"
+    return ", ".join(row[key] for key in ("covariance_type", "dtype", "kind") if key in row)
 
 
 def side_by_side(rows: list[dict]) -> str:
     """jaxgmm's milliseconds for each kind of clusters, and how many times as long oneDAL takes."""
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    kinds = list(dict.fromkeys(row.get("kind", "round") for row in rows))
     places = list(dict.fromkeys((row["covariance_type"], row["dtype"], shape(row)) for row in rows))
-    found = {(row["covariance_type"], row["dtype"], shape(row), row["kind"]): row for row in rows}
+    found = {
+        (row["covariance_type"], row["dtype"], shape(row), row.get("kind", "round")): row
+        for row in rows
+    }
     cells = []
     for place in places:
         line = [", ".join(place)]
@@ -102,7 +105,7 @@ def present(rows: list[dict]) -> list[str]:
 def times(rows: list[dict]) -> list[str]:
     """A table of times for each covariance type and dtype, with the geometric means below."""
     parts = []
-    for name, rows_of_kind in groupby(rows, kind):
+    for name, rows_of_kind in groupby(rows, heading):
         group = list(rows_of_kind)
         libraries = [
             library
@@ -143,7 +146,7 @@ def of_every_row(rows: list[dict], show: Callable[[dict, str], str], *more: str)
     columns = {"data, MB": lambda row: f"{row['data_bytes'] / 1e6:.1f}"}
     cells = [
         [
-            f"{kind(row)}, {shape(row)}",
+            f"{heading(row)}, {shape(row)}",
             *(columns[name](row) for name in more),
             *(show(row, library) for library in libraries),
         ]
@@ -158,7 +161,7 @@ def empty_cells(rows: list[dict]) -> list[str]:
     for row in rows:
         for library, cell in row["libraries"].items():
             if "reason" in cell:
-                where = f"{kind(row)}, {shape(row)}"
+                where = f"{heading(row)}, {shape(row)}"
                 places.setdefault(f"{library}: {cell['reason']}", []).append(where)
     whole = len(rows)
     return [

@@ -3,8 +3,8 @@
     python benchmarks/whole_fits.py [--quick] [PART ...]
 
 jaxgmm's `em` runs at its default tolerance, in float32. The others make the steps that EM needs
-from the same start to come within a nat per million rows of that log-likelihood, counted by
-jaxgmm's history, as all make the same steps; their own stopping rules aren't asked. Where that is
+from the same start to come within a nat per million rows of that log-likelihood, counted in
+float64, as all make the same steps; their own stopping rules aren't asked. Where that is
 more than they make in some seconds, or than oneDAL makes before the log-likelihood no longer
 changes in float32, so many are timed, and the time is scaled.
 
@@ -30,7 +30,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.decomposition import PCA
 from speed import PATIENCE, PAUSE, interpreters_of
 from workers import Worker, WorkerError
-from workloads import KINDS, Workload, sample, start
+from workloads import KINDS, SHRINKAGE, Workload, sample, start
 
 import jaxgmm as jg
 
@@ -69,7 +69,7 @@ def real_tables(quick: bool) -> list[dict]:
     rows = []
     for name, (table, k) in tables.items():
         x = table.astype(np.float32)
-        begin = start(Workload("full", "float32", *x.shape, k, "real"), x, random)
+        begin = start(Workload("full", "float32", *x.shape, k), x, random, SHRINKAGE)
         rows.append(compare(name, x, begin))
     return rows
 
@@ -87,11 +87,9 @@ def compare(name: str, x: np.ndarray, begin: Parameters) -> dict:
 
     fit(history=False)
     ours = [fit(history=False)[0] for _ in range(REPEATS)]
-    result = fit()[1]
+    result = fit(history=False)[1]
     n_iter = int(result.n_iter)
-    history = np.asarray(result.history, np.float64)[:n_iter]
-    enough = max(history) - NEAR_ENOUGH * len(x)
-    needed = int(np.argmax(history >= enough)) + 1
+    needed = steps_needed(x, begin, result)
     with jg.record_passes() as record:
         fit(history=False)
     row = {
@@ -104,9 +102,12 @@ def compare(name: str, x: np.ndarray, begin: Parameters) -> dict:
         "share_of_iterations_by_products": record.share_of_passes,
         "share_of_components_by_products": record.share_of_components,
     }
+    pythons, reasons = interpreters_of(PEERS, FOLDER)
     for library in PEERS:
         try:
-            row[library] = of_peer(library, x, begin, needed)
+            if library in reasons:
+                raise WorkerError(reasons[library])
+            row[library] = of_peer(pythons[library], library, x, begin, needed)
             row[library]["ratio"] = row[library]["seconds"] / row["seconds"]
         except WorkerError as error:
             row[library] = {"reason": str(error)}
@@ -114,13 +115,25 @@ def compare(name: str, x: np.ndarray, begin: Parameters) -> dict:
     return row
 
 
-def of_peer(library: str, x: np.ndarray, begin: Parameters, needed: int) -> dict:
+def steps_needed(x: np.ndarray, begin: Parameters, result: jg.FitResult) -> int:
+    """Steps of EM from the start after which the log-likelihood is that of a result, in float64."""
+    with jax.enable_x64(True):
+        wide = jnp.asarray(x, jnp.float64)
+        mixture = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), result.mixture)
+        reached = float(jg.log_likelihood(mixture, wide))
+        first = jg.GaussianMixture.create(*(np.float64(of) for of in begin), "full")
+        most = int(result.n_iter)
+        history = np.asarray(jg.em(first, wide, max_iter=most, tol=0, reg_covar=0).history)
+    near = history >= reached - NEAR_ENOUGH * len(x)
+    return int(np.argmax(near)) + 1 if near.any() else most
+
+
+def of_peer(python: Path, library: str, x: np.ndarray, begin: Parameters, needed: int) -> dict:
     """Seconds that a library takes for so many iterations."""
-    pythons, _ = interpreters_of([library], FOLDER)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         np.savez(folder / "problem.npz", x=x, type="full", **begin._asdict())
-        worker = stack.enter_context(Worker(pythons[library], library, PATIENCE))
+        worker = stack.enter_context(Worker(python, library, PATIENCE))
         worker.ask("load", str(folder / "problem.npz"))
         worker.run(2)
         time.sleep(PAUSE)

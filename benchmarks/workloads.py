@@ -81,10 +81,12 @@ def sample(
     return x.astype(dtype)
 
 
-def start(workload: Workload, x: np.ndarray, rng: np.random.Generator) -> Parameters:
+def start(
+    workload: Workload, x: np.ndarray, rng: np.random.Generator, shrinkage: float | None = None
+) -> Parameters:
     """The M-step of a partition: rows go to the nearest of K rows drawn at random, after two steps
-    of Lloyd's algorithm, without which many groups have too few rows for a covariance; where
-    clusters aren't round, also of the average within clusters, as some groups still have.
+    of Lloyd's algorithm, without which many groups have too few rows for a covariance. Some
+    still have, where clusters aren't round: covariances are drawn toward their average.
 
     Computed in float64, and rounded to the dtype of x.
     """
@@ -94,9 +96,11 @@ def start(workload: Workload, x: np.ndarray, rng: np.random.Generator) -> Parame
         centers = [wide[labels == component].mean(axis=0) for component in range(workload.k)]
         labels = nearest(wide, np.stack(centers))
     found = estimate(wide, labels, workload.covariance_type)
-    if workload.kind != "round" and workload.covariance_type != "tied":
+    if shrinkage is None:
+        shrinkage = 0 if workload.kind == "round" else SHRINKAGE
+    if shrinkage and workload.covariance_type != "tied":
         average = np.tensordot(found.weights, found.covariances, 1)
-        shrunk = (1 - SHRINKAGE) * found.covariances + SHRINKAGE * average
+        shrunk = (1 - shrinkage) * found.covariances + shrinkage * average
         found = found._replace(covariances=shrunk)
     return Parameters(*(field.astype(x.dtype) for field in found))
 

@@ -212,12 +212,11 @@ def largest_over_chunks(
         chunk_rows: rows in a chunk, at most N.
 
     Returns:
-        (F,), and what went with them; zeros where no value is positive.
+        (F,), NaN where any value is, and what went with them; what goes with zeros is any of it.
     """
 
     def larger(new: tuple[Array, T], old: tuple[Array, T]) -> tuple[Array, T]:
-        # What isn't a number is to be found.
-        taken = ~(new[0] <= old[0])
+        taken = (new[0] > old[0]) | jnp.isnan(new[0])
         return jax.tree.map(
             lambda a, b: jnp.where(taken.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old
         )

@@ -269,7 +269,9 @@ def objective_around(problem: Problem, start: GaussianMixture, step: Tangent) ->
     Value and gradient are from one pass over the data, see `newton.py`.
     """
     mixture = retraction(start, step)
-    statistics = lax.stop_gradient(problem.expected_statistics(ready_to_whiten(mixture)))
+    # So exact that gradient and value go together.
+    eps = float(jnp.finfo(mixture.means.dtype).eps)
+    statistics = lax.stop_gradient(problem.expected_statistics(ready_to_whiten(mixture), eps))
     expected = expected_log_density(mixture, statistics, problem.regularization)
     total = statistics.log_likelihood + expected - lax.stop_gradient(expected)
     return total / jnp.sum(problem.rows.weights)

@@ -21,7 +21,12 @@ from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
 
 
-def by_differences_apart(mixture: GaussianMixture, full_second_moment: bool, forms: Forms) -> Apart:
+def by_differences_apart(
+    mixture: GaussianMixture,
+    full_second_moment: bool,
+    forms: Forms,
+    origin: Array | None = None,
+) -> Apart:
     """The components that products lose, one after the other by differences.
 
     So only as many cost what differences do as have to, in a batch as many as any of its mixtures
@@ -31,7 +36,9 @@ def by_differences_apart(mixture: GaussianMixture, full_second_moment: bool, for
         mixture: K components.
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
         forms: which components products lose.
+        origin: (K, D) of their moments, by default the means.
     """
+    origin = mixture.means if origin is None else origin
     # Those first whose moments are wanted, too.
     numbers = jnp.argsort(-forms.logits_apart.astype(int) - forms.moments_apart.astype(int))
     n_logits, n_moments = jnp.sum(forms.logits_apart), jnp.sum(forms.moments_apart)
@@ -55,7 +62,8 @@ def by_differences_apart(mixture: GaussianMixture, full_second_moment: bool, for
     def sums(of_all: tuple[Array, ...], z: Array, responsibilities: Array) -> tuple[Array, ...]:
         def put(i: Array, packed: Array) -> Array:
             own = lax.dynamic_slice_in_dim(responsibilities, numbers[i], 1)
-            found = _moments_of_one(z, own, component(i).means, features is PRODUCTS)
+            about = lax.dynamic_slice_in_dim(origin, numbers[i], 1)
+            found = _moments_of_one(z, own, about, features is PRODUCTS)
             return lax.dynamic_update_slice_in_dim(
                 packed, features.packed(*found)[None], numbers[i], axis=0
             )
@@ -68,18 +76,19 @@ def by_differences_apart(mixture: GaussianMixture, full_second_moment: bool, for
         packed = lax.fori_loop(0, turns, put, varying(nothing, z, responsibilities, mixture))
         return features.put(of_all, forms.moments_apart, packed)
 
-    return Apart(logits, sums, forms.moments_apart)
+    about = jnp.where(forms.moments_apart[:, None], origin, forms.origin[None])
+    return Apart(logits, sums, about)
 
 
 def _moments_of_one(
-    z: Array, responsibilities: Array, mean: Array, full_second_moment: bool
+    z: Array, responsibilities: Array, origin: Array, full_second_moment: bool
 ) -> tuple[Array, Array, Array]:
     """`sum_moments` of a single component: (), (D,), and (D, D) or (D,)."""
     if z.shape[1] <= FEW:
-        found = _sum_few_moments(z, responsibilities, mean, full_second_moment)
+        found = _sum_few_moments(z, responsibilities, origin, full_second_moment)
         return found[0][0], found[1][0], found[2][0]
     # Features first, which for one component is the faster way round.
-    difference = z.T - mean.T
+    difference = z.T - origin.T
     weighted = responsibilities * difference
     ones = jnp.ones_like(responsibilities[0])
     square = "in,jn->ij" if full_second_moment else "in,in->i"

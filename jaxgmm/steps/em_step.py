@@ -31,6 +31,7 @@ from jaxgmm.steps.maximization import (
     maximize,
     means_of,
 )
+from jaxgmm.steps.problem import ready_to_whiten
 from jaxgmm.steps.regularization import with_penalty
 from jaxgmm.steps.rows import Rows, as_they_are, standardization_of
 from jaxgmm.steps.standardization import Standardization
@@ -238,8 +239,10 @@ def _long_e_step(
     standardization = standardization_of(x, weights, is_isotropic(mixture.covariance))
     rows = Rows(standardization, x, weights, log_prior)
     extent = extent_of(rows, mixture.n_components, None)
-    standardized = rows.standardization.transform(mixture)
-    statistics = expected_statistics(rows, standardized, full_second_moment, extent)
+    standardized = ready_to_whiten(rows.standardization.transform(mixture))
+    # Whatever the statistics are for, they are as exact as those of differences.
+    eps = float(jnp.finfo(x.dtype).eps)
+    statistics = expected_statistics(rows, standardized, full_second_moment, extent, eps)
     return in_units_of_data(
         statistics.about(standardized.means), rows.standardization, mixture.means
     )

@@ -46,11 +46,10 @@ def expected_statistics(
         of those of all components, each about its own origin: (1, D, D) or (1, D).
     """
     if extent is None:
-        everything = jnp.ones(mixture.n_components, bool)
-        write_down(everything, everything)
+        write_down(mixture, None)
         return statistics_by_differences(rows, mixture, full_second_moment, origin=origin)
     forms = forms_of(rows, mixture, extent, smallest_gain)
-    write_down(forms.logits_apart, forms.moments_apart)
+    write_down(mixture, forms)
     second_moment = extent.second_moment
 
     def by_products(wanted: Array | None) -> SufficientStatistics:
@@ -59,7 +58,7 @@ def expected_statistics(
         )
 
     def by_both(wanted: Array | None) -> SufficientStatistics:
-        apart = by_differences_apart(mixture, full_second_moment, forms)
+        apart = by_differences_apart(mixture, full_second_moment, forms, origin)
         return statistics_by_products(
             rows, mixture, full_second_moment, None, wanted, apart, forms.origin
         )

@@ -3,13 +3,13 @@
 What products lose hangs on the origin: coordinates of rows z and means μ are differences from it. A
 logit of a component with precision P is a sum of terms of which the largest are some P_ii z_i² and
 P_ii μ_i², and rounding takes its share of these. Of a component's own rows z_i² is Σ_ii + μ_i² on
-average, and the sum of all terms is tr R⁻¹ + 2 Σ_i P_ii μ_i², R being its correlations: products
+average, and the sum of these terms is tr R⁻¹ + 2 Σ_i P_ii μ_i², R being its correlations: products
 lose components that are tight beside their distance from the origin, or nearly singular. One that
 is tight can be the origin, which wide ones don't mind.
 
 Rows far away have large logits of all components. What is lost of one matters if it is near the
-largest, and then in proportion to it, as every form rounds large numbers. So the farthest rows are
-looked at themselves; a bound for the corner of all features would be hundreds of times too large
+largest, and then in proportion to it. So the rows that are farthest in a feature are looked at
+themselves; a bound for the corner of all features would be hundreds of times too large
 where tails are heavy.
 """
 
@@ -34,8 +34,9 @@ from jaxgmm.steps.rows import Rows, farthest_rows
 LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
 NOISE = {32: 2.0**-15, 64: 2.0**-32}
 # The typical loss with which the moments are still accurate.
-MOMENT_ERROR = {32: 2.0**-8, 64: 2.0**-24}
-# A logit may lose as much again for so many nats, and for each nat below its row's largest.
+MOMENT_ERROR = {32: 2.0**-8, 64: 2.0**-28}
+# A logit of a far row may lose as much again for so many nats that the row's largest is below zero,
+# and for each nat that it is itself below that.
 DEPTH = 1e3
 # The most that any row near a component loses, in terms of what its typical rows lose at most.
 NEAR = 4
@@ -86,7 +87,8 @@ class Forms(NamedTuple):
 
     Attributes:
         origin: (D,) of the products.
-        logits_apart: (K,) bool, whose logits products lose.
+        logits_apart: (K,) bool, whose logits products lose; where components share a covariance,
+            all or none.
         moments_apart: (K,) bool, of these whose moments they lose, too.
     """
 
@@ -116,6 +118,7 @@ def forms_of(
     mixture = lax.stop_gradient(mixture)
     n_features = mixture.n_features
     bits = jnp.finfo(mixture.means.dtype).bits
+    dead = jnp.isneginf(mixture.log_weights)
     if extent.second_moment is None:
         origin = best_origin(mixture)
         typical = typical_loss(mixture, origin)
@@ -124,12 +127,17 @@ def forms_of(
         # No component is left to differences alone, so what counts is their average. It is their
         # distances that make the difference, in which near rows have no part.
         origin = jnp.zeros_like(mixture.means[0])
-        of_each = typical_loss(mixture, origin)
+        of_each = jnp.where(dead, 0, typical_loss(mixture, origin))
         typical = jnp.sum(jax.nn.softmax(mixture.log_weights) * of_each)[None]
         accurate = is_accurate_near(typical, n_features) & (of_each <= LOGIT_ERROR[bits])
     seen = 16 * typical**2 <= smallest_gain
     accurate &= seen & is_accurate_far(rows, mixture, origin, extent)
+    # Whose logits aren't infinite of both signs.
+    accurate |= dead & jnp.isfinite(typical_loss(mixture, origin))
     moments = seen & (typical <= MOMENT_ERROR[bits])
+    if extent.second_moment is not None:
+        everything = jnp.broadcast_to(~jnp.all(accurate), accurate.shape)
+        return Forms(origin, everything, everything)
     return Forms(origin, ~accurate, ~accurate & ~moments)
 
 
@@ -137,7 +145,7 @@ def typical_loss(mixture: GaussianMixture, origin: Array) -> Array:
     """What logits of a component's own rows lose by products about an origin (D,): (K,).
 
     Every rounding takes a share of Σ_i P_ii (z_i² + μ_i²), z and μ as differences from the origin,
-    where z_i² is Σ_ii + μ_i² on average. A bound: two to ten times what is seen.
+    where z_i² is Σ_ii + μ_i² on average. An estimate, two to ten times what was seen.
     """
     eps = float(jnp.finfo(origin.dtype).eps)
     of_width = inverse_correlation_trace(mixture.covariance, mixture.n_features)
@@ -166,7 +174,8 @@ def best_origin(mixture: GaussianMixture) -> Array:
 
     zero = jnp.zeros_like(mixture.means[0])
     tightness = weighted_squares(mixture, jnp.ones_like(mixture.means))
-    lost = jnp.where(accurate_about(zero), 0, tightness)
+    kept = accurate_about(zero) | jnp.isneginf(mixture.log_weights)
+    lost = jnp.where(kept, 0, tightness)
     tightest = lax.top_k(lost, min(n_components, CANDIDATES))[1]
     candidates = jnp.concatenate([zero[None], mixture.means[tightest]])
     n_kept = jnp.sum(jax.vmap(accurate_about)(candidates), axis=1)
@@ -178,8 +187,9 @@ def is_accurate_far(
 ) -> Array:
     """Whether logits of far rows lose little enough for what hangs on them: (K,) bool.
 
-    That is the less, the farther a component's logit is below the largest one; and logits that are
-    all far from zero, each form of the pass rounds in proportion.
+    That is the less, the farther a component's logit is below the largest one; and where all are
+    far from zero, so is the row's log density, whose relative error counts. With a prior, something
+    else may decide which component a row belongs to, and neither is said.
 
     Args:
         rows: the data.
@@ -195,8 +205,7 @@ def is_accurate_far(
     # Features of first order aren't multiplied by each other.
     terms = squares if extent.second_moment is None else 2 * jnp.sqrt(squares * of_means)
     logits = log_density(mixture.covariance, mixture.means, far) + mixture.log_weights[:, None]
-    # With a prior, something else decides which is the largest.
-    most = jnp.max(logits, axis=0, keepdims=True) if rows.log_prior is None else logits
-    tolerable = LOGIT_ERROR[dtype.bits] * (1 + (most - logits) + jnp.abs(most) / DEPTH)
-    lost = float(dtype.eps) * (terms + of_means)
-    return jnp.all(jnp.isneginf(logits) | (lost <= tolerable), axis=1)
+    most = jnp.max(logits, axis=0, keepdims=True)
+    matters_less = (most - logits) + jnp.abs(most) / DEPTH if rows.log_prior is None else 0
+    tolerable = LOGIT_ERROR[dtype.bits] * (1 + matters_less)
+    return jnp.all(float(dtype.eps) * (terms + of_means) <= tolerable, axis=1)

@@ -4,49 +4,56 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxgmm.mixtures.mixture import GaussianMixture
+from jaxgmm.steps.forms import Forms
+
+
+class Pass(NamedTuple):
+    """An E-step: how many components it had, and how many of them had what apart from products.
+
+    Attributes:
+        n_components: K.
+        n_logits_apart: whose logits matrix products would have lost, and were made by differences.
+        n_moments_apart: of these, whose moments were made by differences, too.
+    """
+
+    n_components: int
+    n_logits_apart: int
+    n_moments_apart: int
+
 
 @dataclass
 class PassRecord:
-    """E-steps while it was open, in no order: one for each iteration of each fit.
+    """The E-steps that were made while it was open, in no order.
+
+    One for each iteration of each fit; in a batch also those of members that have ended already and
+    only wait for others. Log-likelihoods alone aren't E-steps.
 
     Attributes:
-        n_components: K of each.
-        n_logits_apart: of each, how many components' logits matrix products would have lost, and
-            were made by differences; all, where a pass is too short for products to be worth it.
-        n_moments_apart: of each, how many of these had their moments made by differences, too.
+        passes: each of them. One that is too short for products to be worth compiling has all its
+            components apart.
     """
 
-    n_components: list[int] = field(default_factory=list)
-    n_logits_apart: list[int] = field(default_factory=list)
-    n_moments_apart: list[int] = field(default_factory=list)
-
-    def add(self, n_components: Array, n_logits: Array, n_moments: Array) -> None:
-        """One more."""
-        self.n_components.append(int(n_components))
-        self.n_logits_apart.append(int(n_logits))
-        self.n_moments_apart.append(int(n_moments))
-
-    @property
-    def n_passes(self) -> int:
-        """How many there were."""
-        return len(self.n_components)
+    passes: list[Pass] = field(default_factory=list)
 
     @property
     def share_of_passes(self) -> float:
         """Share of the passes that products made alone; NaN without any pass."""
-        return float(np.mean(np.array(self.n_logits_apart) == 0)) if self.n_passes else np.nan
+        alone = [one.n_logits_apart == 0 for one in self.passes]
+        return float(np.mean(alone)) if alone else np.nan
 
     @property
     def share_of_components(self) -> float:
         """Share of the components, over all passes, that products made alone; NaN without any."""
-        kept = sum(self.n_components) - sum(self.n_logits_apart)
-        return kept / sum(self.n_components) if self.n_passes else np.nan
+        total = sum(one.n_components for one in self.passes)
+        return 1 - sum(one.n_logits_apart for one in self.passes) / total if total else np.nan
 
 
 _open_record: ContextVar[PassRecord | None] = ContextVar("record", default=None)
@@ -56,9 +63,9 @@ _open_record: ContextVar[PassRecord | None] = ContextVar("record", default=None)
 def record_passes() -> Iterator[PassRecord]:
     """A context in which it is written down in which form each pass over data is made.
 
-    For finding out why an iteration takes as long as it does: programs are compiled anew on the way
-    in, with calls of the host in them, and on the way out, without. Derivatives, Newton steps and
-    what `fit_gradient` does are passes, too.
+    For finding out why an iteration takes as long as it does: all programs are compiled anew, with
+    calls of the host in them, and once more afterwards, without. Derivatives, Newton steps and what
+    `fit_gradient` does are E-steps, too.
 
     Yields:
         A `PassRecord`, complete when the context is left.
@@ -69,7 +76,7 @@ def record_passes() -> Iterator[PassRecord]:
         >>> start = jg.GaussianMixture.create([0.5, 0.5], [[0.0], [9.0]], [[1.0], [1.0]], "diag")
         >>> with jg.record_passes() as record:
         ...     result = jg.em(start, x)
-        >>> record.n_passes == int(result.n_iter)
+        >>> len(record.passes) == int(result.n_iter)
         True
     """
     record = PassRecord()
@@ -83,9 +90,23 @@ def record_passes() -> Iterator[PassRecord]:
         jax.clear_caches()
 
 
-def write_down(logits_apart: Array, moments_apart: Array) -> None:
-    """To the record that is open, if any: which components, (K,) bool, products don't make."""
+def write_down(mixture: GaussianMixture, forms: Forms | None) -> None:
+    """A pass, to the record that is open, if any.
+
+    Args:
+        mixture: K components.
+        forms: of the pass; None where it is made by differences.
+    """
     record = _open_record.get()
-    if record is not None:
-        numbers = (jnp.sum(logits_apart), jnp.sum(moments_apart))
-        jax.debug.callback(record.add, logits_apart.size, *numbers)
+    if record is None:
+        return
+
+    def add(log_weights: Array, n_logits: Array, n_moments: Array) -> None:
+        record.passes.append(Pass(log_weights.size, int(n_logits), int(n_moments)))
+
+    if forms is None:
+        numbers: tuple[Any, Any] = (mixture.n_components, mixture.n_components)
+    else:
+        numbers = (jnp.sum(forms.logits_apart), jnp.sum(forms.moments_apart))
+    # In a batch once for each member, as its log weights are.
+    jax.debug.callback(add, mixture.log_weights, *numbers)

@@ -78,17 +78,17 @@ class Apart(NamedTuple):
     Attributes:
         logits: of (K, rows) and the rows (rows, D), the first with those of these components.
         sums: of what `Features.sum` returns, the rows, and weighted responsibilities (K, rows), the
-            first with the moments of these components, about their means.
-        lost: (K,) bool, which have such moments.
+            first with the moments of these components, about another origin.
+        origin: (K, D) of all moments; None for that of the products.
     """
 
     logits: Callable[[Array, Array], Array]
     sums: Callable[[tuple[Array, ...], Array, Array], tuple[Array, ...]]
-    lost: Array | bool
+    origin: Array | None
 
 
 NONE_APART = Apart(
-    logits=lambda logits, z: logits, sums=lambda sums, z, responsibilities: sums, lost=False
+    logits=lambda logits, z: logits, sums=lambda sums, z, responsibilities: sums, origin=None
 )
 
 
@@ -151,6 +151,5 @@ def statistics_by_products(
     if second.ndim == 3 and not full_second_moment:
         second = jnp.diagonal(second, axis1=1, axis2=2)
     volume = jnp.sum(count) * rows.standardization.log_volume()
-    lost = jnp.broadcast_to(apart.lost, count.shape)
-    about = jnp.where(lost[:, None], mixture.means, origin[None])
+    about = jnp.broadcast_to(origin[None], first.shape) if apart.origin is None else apart.origin
     return SufficientStatistics(log_likelihood - volume, count, first, second, about)

@@ -126,7 +126,7 @@ def farthest_rows(rows: Rows, most: int) -> Array:
         most: at most so many of them are wanted, of the features in which they are farthest.
 
     Returns:
-        (D or most, D).
+        (min(D, most), D).
     """
     standardization, x, weights, _ = lax.stop_gradient(rows)
 

@@ -162,7 +162,7 @@ def test_an_exported_program_has_the_form_of_its_platform():
         return jg.e_step(start, x), start.log_prob(x)
 
     on_cpu, on_gpu, on_tpu = (exported(pass_over, shape, name) for name in ("cpu", "cuda", "tpu"))
-    # Those over components that products may lose, of which there is one for logits and moments.
+    # Over components that products may lose: one loop for logits, one for moments.
     of_components = 2
     assert n_loops(on_gpu) == n_loops(on_tpu) == of_components
     assert n_loops(on_cpu) >= of_components + 2

@@ -13,7 +13,7 @@ from jaxgmm.steps import forms
 from jaxgmm.steps.features import features_for
 from jaxgmm.steps.forms import extent_of, forms_of
 from jaxgmm.steps.products import logit_coefficients
-from jaxgmm.steps.rows import Rows, farthest_rows, standardization_of
+from jaxgmm.steps.rows import Rows, farthest_rows, largest_distance, standardization_of
 
 BITS = jnp.finfo(DTYPE).bits
 RATIOS = 10.0 ** np.arange(9)
@@ -146,9 +146,10 @@ def test_a_row_that_is_far_from_all_asks_for_differences_only_where_it_counts():
     along = [[by_dtype(3e3, 3e6)] * 2]
     lost = forms_of(rows, nearly_singular, with_far(rows, along)).logits_apart
     assert np.array_equal(lost, [True, False])
-    prior = array(np.zeros((50, 2)))
-    with_prior = forms_of(rows._replace(log_prior=prior), mixture, with_far(rows, near))
-    assert not np.any(with_prior.logits_apart)
+    # A prior may make any of them the one that counts.
+    prior = rows._replace(log_prior=array(np.zeros((50, 2))))
+    assert not np.any(forms_of(prior, mixture, with_far(rows, near)).logits_apart)
+    assert np.all(forms_of(prior, mixture, with_far(rows, far)).logits_apart)
     assert np.all(forms_of(rows, mixture, with_far(rows, [[np.nan, 0]])).logits_apart)
 
 
@@ -192,4 +193,32 @@ def test_the_farthest_rows_are_those_of_each_feature(n_rows):
         found = farthest_rows(rows, 16)
         most = farthest_rows(rows, 2)
     assert np.array_equal(found, standardized(rows)[np.array(places)])
-    assert most.shape == (2, 3) and np.all(np.isin(most, found))
+    size = np.abs(np.asarray(found)).max(axis=1)
+    assert np.array_equal(most, np.asarray(found)[np.argsort(-size)[:2]])
+
+
+def test_a_dead_component_asks_for_nothing():
+    """Though it is as tight as no other, and far away."""
+    rows, mixture = rows_of(np.random.default_rng(0).normal(size=(50, 2))), two_components()
+    dead = replace(
+        mixture,
+        log_weights=mixture.log_weights.at[0].set(-jnp.inf),
+        means=mixture.means.at[0].set(by_dtype(1e3, 1e6)),
+        covariance=replace(
+            mixture.covariance, scale=mixture.covariance.scale.at[0].set(by_dtype(1e-4, 1e-7))
+        ),
+    )
+    found = forms_of(rows, dead, of_small(rows))
+    assert not np.any(found.logits_apart) and not np.any(found.origin)
+    tied = jg.GaussianMixture(dead.log_weights, dead.means, jg.Diagonal(jnp.ones((1, 2), DTYPE)))
+    found = forms_of(rows, tied, of_small(rows, STRUCTURES["tied_diag"]))
+    assert not np.any(found.logits_apart)
+
+
+def test_what_is_not_a_number_is_found_in_any_chunk():
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    x[3, 1] = np.nan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxgmm.steps.rows.chunk_size", lambda *_: 10)
+        found = largest_distance(array(x), jnp.ones(30, DTYPE), jnp.zeros(2, DTYPE))
+    assert np.array_equal(np.isnan(found), [False, True])
