@@ -74,7 +74,7 @@ def heading(row: dict) -> str:
 
 
 def side_by_side(rows: list[dict]) -> str:
-    """jaxgmm's milliseconds for each kind of clusters, and how many times as long oneDAL takes."""
+    """jaxgmm's milliseconds for each kind of clusters, and the multiples that two others take."""
     kinds = list(dict.fromkeys(row.get("kind", "round") for row in rows))
     places = list(dict.fromkeys((row["covariance_type"], row["dtype"], shape(row)) for row in rows))
     found = {
@@ -90,9 +90,9 @@ def side_by_side(rows: list[dict]) -> str:
             if "seconds" not in ours:
                 line.append("")
                 continue
-            reference = ratio(row, "oneDAL")
-            times = "" if reference is None else f" ({number(reference)}×)"
-            line.append(number(1e3 * ours["seconds"]) + times)
+            ratios = (ratio(row, peer) for peer in ("oneDAL", "scikit-learn"))
+            times = ", ".join("" if times is None else f"{number(times)}×" for times in ratios)
+            line.append(f"{number(1e3 * ours['seconds'])} ({times})")
         cells.append(line)
     return table(["N × D, K", *kinds], cells)
 
@@ -193,7 +193,7 @@ def markdown(report: dict) -> str:
         f"Milliseconds for one iteration of EM: median (least–most) of {report['repeats']} turns,"
         " and the multiple of jaxgmm's time. Rate: GFlop/s of jaxgmm's step, counting only its two"
         " matrix products, and of a large matrix product in the same turns.",
-        "jaxgmm by kind of clusters, and the multiple of it that oneDAL takes:",
+        "jaxgmm by kind of clusters, and the multiples of it that oneDAL and scikit-learn take:",
         side_by_side(rows),
         *times(rows),
         "Relative difference of the log-likelihood from that of float64 EM, after"

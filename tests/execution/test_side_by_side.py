@@ -168,7 +168,7 @@ USES = {
     "wasserstein_distance": lambda p, q, x: jg.wasserstein_distance(p, q),
 }
 # Those that call `fit`'s program many times over, or are no programs.
-ELSEWHERE = {"fit_batch", "select", "select_batch", "n_parameters", "load", "save"}
+ELSEWHERE = {"fit_batch", "select", "select_batch", "n_parameters", "load", "save", "record_passes"}
 ELSEWHERE |= {"from_sklearn", "to_sklearn", "to_numpyro"}
 # Of which derivatives go forward only, or are none.
 NOT_BACKWARD = {

@@ -164,7 +164,7 @@ def test_a_small_gain_asks_for_differences():
 
 def test_moments_stand_more_than_logits():
     rows = rows_of(np.random.default_rng(0).normal(size=(50, 2)))
-    widths = by_dtype([1.0, 3e-2, 3e-2, 1e-4], [1.0, 3e-4, 3e-4, 1e-7])
+    widths = by_dtype([1.0, 3e-2, 3e-2, 1e-4], [1.0, 8.5e-4, 8.5e-4, 1e-7])
     mixture = jg.GaussianMixture.create(
         [0.25] * 4, [[0, 0], [1, 0], [0, 1], [-1, 1]], np.square(widths).tolist(), "spherical"
     )
