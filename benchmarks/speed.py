@@ -2,6 +2,8 @@
 
     python benchmarks/speed.py
 
+Clusters are round, correlated, one of them tight, or heavy-tailed; `--kinds` chooses among these.
+
 All libraries start from the same mixture, on the same rows, in the same dtype, and run the same
 numbers of iterations. Each works in a process of its own that stays alive through a workload, and
 they take turns: every repeat goes once through all of them. What one iteration takes is the

@@ -69,9 +69,8 @@ def by_differences_apart(
             )
 
         # On their own, so that a CPU does both at a time.
-        nothing = jnp.zeros(
-            (numbers.size, sum(block.size for block in of_all) // numbers.size), z.dtype
-        )
+        size = sum(block.size for block in of_all) // numbers.size
+        nothing = jnp.zeros((numbers.size, size), z.dtype)
         turns = largest_in_batch(n_moments)
         packed = lax.fori_loop(0, turns, put, varying(nothing, z, responsibilities, mixture))
         return features.put(of_all, forms.moments_apart, packed)

@@ -119,25 +119,23 @@ def forms_of(
     n_features = mixture.n_features
     bits = jnp.finfo(mixture.means.dtype).bits
     dead = jnp.isneginf(mixture.log_weights)
-    if extent.second_moment is None:
-        origin = best_origin(mixture)
-        typical = typical_loss(mixture, origin)
-        accurate = is_accurate_near(typical, n_features)
-    else:
-        # No component is left to differences alone, so what counts is their average. It is their
-        # distances that make the difference, in which near rows have no part.
-        origin = jnp.zeros_like(mixture.means[0])
-        of_each = jnp.where(dead, 0, typical_loss(mixture, origin))
-        typical = jnp.sum(jax.nn.softmax(mixture.log_weights) * of_each)[None]
-        accurate = is_accurate_near(typical, n_features) & (of_each <= LOGIT_ERROR[bits])
+    together = extent.second_moment is not None
+    origin = jnp.zeros_like(mixture.means[0]) if together else best_origin(mixture)
+    of_each = typical = typical_loss(mixture, origin)
+    if together:
+        # They have one covariance and one form, so the average counts. A single one that is far
+        # away loses the same of all its rows: there is no rest to leave room for, as `NEAR` does.
+        alive = jnp.where(dead, 0, of_each)
+        typical = jnp.sum(jax.nn.softmax(mixture.log_weights) * alive)[None]
+    accurate = is_accurate_near(typical, n_features) & (of_each <= LOGIT_ERROR[bits])
     seen = 16 * typical**2 <= smallest_gain
     accurate &= seen & is_accurate_far(rows, mixture, origin, extent)
-    # Whose logits aren't infinite of both signs.
-    accurate |= dead & jnp.isfinite(typical_loss(mixture, origin))
-    moments = seen & (typical <= MOMENT_ERROR[bits])
-    if extent.second_moment is not None:
+    # A dead one has no rows to lose, if only its logits aren't infinite of both signs.
+    accurate |= dead & jnp.isfinite(of_each)
+    if together:
         everything = jnp.broadcast_to(~jnp.all(accurate), accurate.shape)
         return Forms(origin, everything, everything)
+    moments = seen & (typical <= MOMENT_ERROR[bits])
     return Forms(origin, ~accurate, ~accurate & ~moments)
 
 

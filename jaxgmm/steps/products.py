@@ -22,11 +22,7 @@ from jax import Array, lax
 from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.chunks import rows_of_features
 from jaxgmm.arrays.numerics import shifted_exponentials, weighted_sum
-from jaxgmm.covariances.storage import (
-    is_diagonal,
-    precision,
-    precision_diagonal,
-)
+from jaxgmm.covariances.storage import is_diagonal, precision, precision_diagonal
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.features import (
