@@ -6,6 +6,7 @@ being traced, nobody knows yet: it may be exported for another platform. So what
 a CPU and for accelerators, and JAX lowers the one that is wanted.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +27,10 @@ class Budget(NamedTuple):
         chunk: numbers in the intermediate arrays of a chunk of rows.
         overlaps: whether the last chunk starts early, so that all are one program; or else what is
             left behind whole chunks is another one, and no row is computed twice.
+        of_one_core: bytes in the features of a chunk of rows that one core alone goes through
+            without ever leaving its cache.
+        components_of_one_core: with at most so many components, divided by the number of cores, one
+            core alone makes a pass.
         features_in_block: so many features at most are multiplied at a time; None for all.
         sums_are_products: whether sums of many rows are made by a product with ones.
         branches_are_slow: whether operations inside of a branch have less of the machine.
@@ -66,6 +71,8 @@ class Budget(NamedTuple):
     refill: int = 8
     few_left: int = 2
     columns: int = 2**8
+    of_one_core: int = 192 * 2**10
+    components_of_one_core: int = 2**6
     smallest_pass: int = 2**20
     hurried_pass: int = 2**19
     padded_pass: int = 2**20
@@ -108,6 +115,14 @@ ACCELERATOR = Budget(
 # these, it copies what is multiplied. Chunks on an accelerator are multiples of so many rows, but
 # for a single one that is no longer than some of these.
 ALIGNED_ROWS, FEW_ALIGNED = 2**12, 16
+
+
+def n_cores() -> int:
+    """The number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
 
 _platform_of_program: ContextVar[str | None] = ContextVar("platform", default=None)
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgmm.arrays.budgets import budget, platform_of
+from jaxgmm.arrays.budgets import budget, n_cores, platform_of
 from jaxgmm.arrays.host import chosen_device, from_host, on_host
 from jaxgmm.arrays.padding import bucket_size, with_rows
 from jaxgmm.execution.programs import Program
-from jaxgmm.execution.threads import in_threads, n_cores
+from jaxgmm.execution.threads import in_threads
 
 T = TypeVar("T")
 

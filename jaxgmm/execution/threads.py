@@ -1,6 +1,5 @@
 """One program called many times, side by side on the cores of a CPU."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,13 +8,6 @@ from typing import Any, TypeVar
 import jax
 
 T = TypeVar("T")
-
-
-def n_cores() -> int:
-    """The number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_threads(program: Callable[..., T], calls: Iterable[tuple], n_threads: int) -> list[T]:

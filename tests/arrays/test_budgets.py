@@ -189,7 +189,27 @@ def test_an_accelerator_has_no_second_phase_of_slots(monkeypatch):
     assert made == {"cpu": [100, 6], "gpu": [100], None: [100, 6, 100]}
 
 
-def test_rows_of_features_are_as_before_on_a_cpu():
-    x = np.zeros((100_000, 8), np.float32)
-    assert rows_of_features(x, 45, 16).on_cpu == 2048
+def test_with_few_components_one_core_goes_through_chunks_that_stay_in_its_cache(monkeypatch):
+    def bytes_of_chunk(n_features, n_components, n_cores, dtype=np.float32):
+        monkeypatch.setattr(chunks, "n_cores", lambda: n_cores)
+        x = np.zeros((100_000, 8), dtype)
+        return rows_of_features(x, n_features, n_components).on_cpu * n_features * x.itemsize
+
+    whole = budgets.CPU.of_one_core
+    for dtype in (np.float32, np.float64):
+        assert whole / 2 < bytes_of_chunk(153, 16, 2, dtype) <= 1.1 * whole
+        assert bytes_of_chunk(153, 16, 16, dtype) > 4 * whole
+        assert bytes_of_chunk(153, 100, 2, dtype) > 4 * whole
+        # Of a few rows it would be.
+        assert bytes_of_chunk(2000, 16, 2, dtype) > 4 * whole
+
+
+@pytest.mark.parametrize("n_rows", [1, 700, 897, 1797, 100_001])
+def test_chunks_of_features_have_about_one_length(n_rows):
+    found = rows_of_features(np.zeros((n_rows, 8), np.float32), 45, 16).on_cpu
+    n_chunks = -(-n_rows // found)
+    assert n_chunks * found - n_rows < max(16 * n_chunks, 1)
+
+
+def test_chunks_of_other_numbers_are_as_before_on_a_cpu():
     assert chunk_size(100_000, 64).on_cpu == 2**18 // 64

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import pytest
 
-from jaxgmm.execution.threads import in_threads, n_cores
+from jaxgmm.arrays.budgets import n_cores
+from jaxgmm.execution.threads import in_threads
 
 
 def test_results_are_in_the_order_of_the_calls():
