@@ -1,5 +1,6 @@
 """The E-step by whitened differences, which never lose a digit."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -12,7 +13,7 @@ from jaxgmm.arrays.numerics import (
     weighted_sum,
 )
 from jaxgmm.covariances.storage import pick
-from jaxgmm.mixtures.densities import log_density
+from jaxgmm.mixtures.densities import log_density, log_normalizer, standardized
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.features import PRODUCTS, SQUARES, features_for, with_one
 from jaxgmm.steps.forms import Forms
@@ -35,67 +36,69 @@ def by_differences_apart(
     Args:
         mixture: K components.
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
-        forms: which components products lose.
+        forms: of which components products lose what.
         origin: (K, D) of their moments, by default the means.
     """
     origin = mixture.means if origin is None else origin
-    # Those first whose moments are wanted, too.
-    numbers = jnp.argsort(-forms.logits_apart.astype(int) - forms.moments_apart.astype(int))
-    n_logits, n_moments = jnp.sum(forms.logits_apart), jnp.sum(forms.moments_apart)
+    of_logits, n_logits = jnp.argsort(~forms.logits_apart), jnp.sum(forms.logits_apart)
+    of_moments, n_moments = jnp.argsort(~forms.moments_apart), jnp.sum(forms.moments_apart)
+    constants = mixture.log_weights - log_normalizer(mixture.covariance, mixture.n_features)
     features = features_for(mixture, full_second_moment)
 
-    def component(i: Array) -> GaussianMixture:
-        number = lax.dynamic_slice_in_dim(numbers, i, 1)
-        covariance = pick(mixture.covariance, number)
-        return GaussianMixture(mixture.log_weights[number], mixture.means[number], covariance)
-
     def logits(of_all: Array, z: Array) -> Array:
+        z = lax.optimization_barrier(z.T).T
+
         def put(i: Array, of_all: Array) -> Array:
-            one = component(i)
-            own = log_density(one.covariance, one.means, z) + one.log_weights[:, None]
-            own = jnp.where(i < n_logits, own, lax.dynamic_slice_in_dim(of_all, numbers[i], 1))
-            return lax.dynamic_update_slice_in_dim(of_all, own, numbers[i], axis=0)
+            number = lax.dynamic_slice_in_dim(of_logits, i, 1)
+            whitened = standardized(pick(mixture.covariance, number), mixture.means[number], z)
+            own = constants[number][:, None] - einsum("kin,kin->kn", whitened, whitened) / 2
+            own = jnp.where(i < n_logits, own, lax.dynamic_slice_in_dim(of_all, number[0], 1))
+            return lax.dynamic_update_slice_in_dim(of_all, own, number[0], axis=0)
 
         turns = largest_in_batch(n_logits)
         return lax.fori_loop(0, turns, put, varying(of_all, z, mixture))
 
     def sums(of_all: tuple[Array, ...], z: Array, responsibilities: Array) -> tuple[Array, ...]:
-        def put(i: Array, packed: Array) -> Array:
-            own = lax.dynamic_slice_in_dim(responsibilities, numbers[i], 1)
-            about = lax.dynamic_slice_in_dim(origin, numbers[i], 1)
-            found = _moments_of_one(z, own, about, features is PRODUCTS)
-            return lax.dynamic_update_slice_in_dim(
-                packed, features.packed(*found)[None], numbers[i], axis=0
+        columns = lax.optimization_barrier(with_one(z.T))
+        origins = with_one(origin.T).at[-1].set(0)
+
+        def moments(number: Array) -> tuple[Array, ...]:
+            own = lax.dynamic_slice_in_dim(responsibilities, number, 1)
+            if z.shape[1] <= FEW:
+                about = lax.dynamic_slice_in_dim(origin, number, 1)
+                return sum_moments(z, own, about, features is PRODUCTS)
+            about = lax.dynamic_slice_in_dim(origins, number, 1, axis=1)
+            return _moments_of_one(columns - about, own, features is PRODUCTS)
+
+        def put(i: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+            number = of_moments[i]
+            return tuple(
+                lax.dynamic_update_slice_in_dim(of_components, own, number, axis=0)
+                for of_components, own in zip(found, moments(number), strict=True)
             )
 
         # On their own, so that a CPU does both at a time.
-        size = sum(block.size for block in of_all) // numbers.size
-        nothing = jnp.zeros((numbers.size, size), z.dtype)
+        shapes = jax.eval_shape(moments, of_moments[0])
+        nothing = tuple(jnp.zeros((of_moments.size, *own.shape[1:]), z.dtype) for own in shapes)
         turns = largest_in_batch(n_moments)
-        packed = lax.fori_loop(0, turns, put, varying(nothing, z, responsibilities, mixture))
-        return features.put(of_all, forms.moments_apart, packed)
+        found = lax.fori_loop(0, turns, put, varying(nothing, z, responsibilities, mixture))
+        return features.put(of_all, forms.moments_apart, features.packed(*found))
 
     about = jnp.where(forms.moments_apart[:, None], origin, forms.origin[None])
     return Apart(logits, sums, about)
 
 
 def _moments_of_one(
-    z: Array, responsibilities: Array, origin: Array, full_second_moment: bool
+    difference: Array, responsibilities: Array, full_second_moment: bool
 ) -> tuple[Array, Array, Array]:
-    """`sum_moments` of a single component: (), (D,), and (D, D) or (D,)."""
-    if z.shape[1] <= FEW:
-        found = _sum_few_moments(z, responsibilities, origin, full_second_moment)
-        return found[0][0], found[1][0], found[2][0]
-    # Features first, which for one component is the faster way round.
-    difference = z.T - origin.T
+    """`sum_moments` of a single component, from differences and a one: (D + 1, rows)."""
     weighted = responsibilities * difference
-    ones = jnp.ones_like(responsibilities[0])
-    square = "in,jn->ij" if full_second_moment else "in,in->i"
-    return (
-        einsum("n,n->", responsibilities[0], ones),
-        einsum("in,n->i", weighted, ones),
-        einsum(square, weighted, difference),
-    )
+    if full_second_moment:
+        moments = einsum("in,jn->ij", weighted, difference)[None]
+        return moments[:, -1, -1], moments[:, :-1, -1], moments[:, :-1, :-1]
+    sums = einsum("in,n->i", weighted, jnp.ones_like(responsibilities[0]))[None]
+    squares = einsum("in,in->i", weighted, difference)[None]
+    return sums[:, -1], sums[:, :-1], squares[:, :-1]
 
 
 def statistics_by_differences(

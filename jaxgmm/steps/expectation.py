@@ -68,7 +68,7 @@ def expected_statistics(
         return replace(found, second=jnp.sum(found.second, axis=0, keepdims=True))
 
     otherwise = by_both if second_moment is None else by_differences
-    return conditional_sum(jnp.any(forms.logits_apart).astype(int), [by_products, otherwise])
+    return conditional_sum(jnp.any(forms.apart).astype(int), [by_products, otherwise])
 
 
 def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) -> tuple[Array, ...]:

@@ -52,8 +52,7 @@ class Features(NamedTuple):
             is the faster one.
         moments: from what `sum` returns: counts (K,), the first moments (K, D), and the second
             (K, D, D) or (K, D) where the features tell them.
-        packed: what `sum` would have for one component, as numbers (S,): from its count (), first
-            moments (D,) and second ones (D, D) or (D,).
+        packed: what `sum` would have, as numbers (K, S): from what `moments` returns.
         put: what `sum` returns with the numbers of some components, (K,) bool, from (K, S).
     """
 
@@ -110,9 +109,11 @@ def _moments_of_products(sums: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 def _packed_products(count: Array, first: Array, second: Array) -> Array:
-    below = jnp.concatenate([first, count[None]])[None]
-    of_pairs = jnp.concatenate([jnp.concatenate([second, first[:, None]], axis=1), below])
-    return of_pairs[_pairs(first.size)]
+    below = jnp.concatenate([first, count[:, None]], axis=1)[:, None, :]
+    beside = jnp.concatenate([second, first[:, :, None]], axis=2)
+    of_pairs = jnp.concatenate([beside, below], axis=1)
+    first_of_pairs, second_of_pairs = _pairs(first.shape[1])
+    return of_pairs[:, first_of_pairs, second_of_pairs]
 
 
 def _put_in_products(sums: tuple[Array, ...], chosen: Array, packed: Array) -> tuple[Array, ...]:
@@ -151,7 +152,7 @@ def _moments_of_squares(sums: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 def _packed_squares(count: Array, first: Array, second: Array) -> Array:
-    return jnp.concatenate([count[None], second, first])
+    return jnp.concatenate([count[:, None], second, first], axis=1)
 
 
 def _put_in_squares(sums: tuple[Array, ...], chosen: Array, packed: Array) -> tuple[Array, ...]:
@@ -188,7 +189,7 @@ LINEAR = Features(
     form=lambda precisions, slopes, constants: LogitCoefficients(slopes, constants),
     sum=_counts_and_sums,
     moments=lambda sums: sums,
-    packed=lambda count, first, second: jnp.concatenate([count[None], first]),
+    packed=lambda count, first, second: jnp.concatenate([count[:, None], first], axis=1),
     put=_put_in_squares,
 )
 

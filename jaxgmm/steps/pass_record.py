@@ -21,12 +21,14 @@ class Pass(NamedTuple):
     Attributes:
         n_components: K.
         n_logits_apart: whose logits matrix products would have lost, and were made by differences.
-        n_moments_apart: of these, whose moments were made by differences, too.
+        n_moments_apart: likewise whose moments.
+        n_apart: whose logits or moments.
     """
 
     n_components: int
     n_logits_apart: int
     n_moments_apart: int
+    n_apart: int
 
 
 @dataclass
@@ -46,14 +48,14 @@ class PassRecord:
     @property
     def share_of_passes(self) -> float:
         """Share of the passes that products made alone; NaN without any pass."""
-        alone = [one.n_logits_apart == 0 for one in self.passes]
+        alone = [one.n_apart == 0 for one in self.passes]
         return float(np.mean(alone)) if alone else np.nan
 
     @property
     def share_of_components(self) -> float:
         """Share of the components, over all passes, that products made alone; NaN without any."""
         total = sum(one.n_components for one in self.passes)
-        return 1 - sum(one.n_logits_apart for one in self.passes) / total if total else np.nan
+        return 1 - sum(one.n_apart for one in self.passes) / total if total else np.nan
 
 
 _open_record: ContextVar[PassRecord | None] = ContextVar("record", default=None)
@@ -101,12 +103,12 @@ def write_down(mixture: GaussianMixture, forms: Forms | None) -> None:
     if record is None:
         return
 
-    def add(log_weights: Array, n_logits: Array, n_moments: Array) -> None:
-        record.passes.append(Pass(log_weights.size, int(n_logits), int(n_moments)))
+    def add(log_weights: Array, *numbers: Array) -> None:
+        record.passes.append(Pass(log_weights.size, *(int(number) for number in numbers)))
 
-    if forms is None:
-        numbers: tuple[Any, Any] = (mixture.n_components, mixture.n_components)
-    else:
-        numbers = (jnp.sum(forms.logits_apart), jnp.sum(forms.moments_apart))
+    numbers: list[Any] = [mixture.n_components] * 3
+    if forms is not None:
+        masks = (forms.logits_apart, forms.moments_apart, forms.apart)
+        numbers = [jnp.sum(mask) for mask in masks]
     # In a batch once for each member, as its log weights are.
     jax.debug.callback(add, mixture.log_weights, *numbers)

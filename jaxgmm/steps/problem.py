@@ -12,7 +12,7 @@ from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.expectation import expected_statistics, total_log_prob
-from jaxgmm.steps.forms import DataExtent, extent_of
+from jaxgmm.steps.forms import DataExtent, error_of_step, extent_of
 from jaxgmm.steps.maximization import maximize, stored_as
 from jaxgmm.steps.regularization import with_penalty
 from jaxgmm.steps.rows import Rows, standardization_of
@@ -49,6 +49,10 @@ class Problem(NamedTuple):
         penalized = with_penalty(mixture, self.regularization)
         wanted = self.structure.full_second_moment
         return expected_statistics(self.rows, penalized, wanted, self.extent, smallest_gain, origin)
+
+    def error_of_step(self, mixture: GaussianMixture, smallest_gain: ArrayLike) -> Array:
+        """What the form of a pass may do to the next parameters; see `forms.error_of_step`."""
+        return error_of_step(mixture, self.extent, smallest_gain)
 
     def maximize(
         self, statistics: SufficientStatistics, previous: GaussianMixture

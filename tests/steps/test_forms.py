@@ -5,14 +5,18 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DTYPE, EPS, K, array, by_dtype, double, set_budget
+from helpers import DTYPE, EPS, K, array, assert_close, by_dtype, double, set_budget
 
 import jaxgmm as jg
 from jaxgmm.covariances.structures import STRUCTURES
+from jaxgmm.solvers.convergence import expected_gain
 from jaxgmm.steps import forms
+from jaxgmm.steps.differences import statistics_by_differences
 from jaxgmm.steps.features import features_for
 from jaxgmm.steps.forms import extent_of, forms_of
-from jaxgmm.steps.products import logit_coefficients
+from jaxgmm.steps.maximization import maximize
+from jaxgmm.steps.problem import ready_to_whiten
+from jaxgmm.steps.products import logit_coefficients, statistics_by_products
 from jaxgmm.steps.rows import Rows, farthest_rows, largest_distance, standardization_of
 
 BITS = jnp.finfo(DTYPE).bits
@@ -153,13 +157,67 @@ def test_a_row_that_is_far_from_all_asks_for_differences_only_where_it_counts():
     assert np.all(forms_of(rows, mixture, with_far(rows, [[np.nan, 0]])).logits_apart)
 
 
-def test_a_small_gain_asks_for_differences():
-    """Of logits and of moments, as the step from either is too noisy for it to be seen."""
+def test_a_small_gain_asks_for_moments_apart_and_a_smaller_one_for_logits():
+    """As the step from either is too noisy for it to be seen, that from moments much more."""
     rows, mixture = rows_of(np.random.default_rng(0).normal(size=(50, 2))), two_components()
     extent = of_small(rows)
-    assert not np.any(forms_of(rows, mixture, extent, array(by_dtype(1e-9, 1e-25))).logits_apart)
-    found = forms_of(rows, mixture, extent, array(EPS**2))
-    assert np.all(found.logits_apart) and np.all(found.moments_apart)
+    error = float(jnp.sum(forms.errors_of_step(mixture.weights, typical(mixture), 2)))
+    enough = error / forms.SHARE_OF_GAIN
+    for gain, logits, moments in (
+        (2 * enough, False, False),
+        (0.1 * enough, False, True),
+        (2 * forms.OF_LOGITS * enough, False, True),
+        (0.1 * forms.OF_LOGITS * enough, True, True),
+    ):
+        found = forms_of(rows, mixture, extent, array(gain))
+        assert np.all(np.asarray(found.logits_apart) == logits)
+        assert np.all(np.asarray(found.moments_apart) == moments)
+        assert np.all(np.asarray(found.apart) == moments)
+
+
+def test_the_noisiest_components_go_apart_by_their_weights():
+    """Until the others together, and not each of them, make little enough noise."""
+    rows = rows_of(np.random.default_rng(0).normal(size=(50, 2)))
+    means, variances = [[1.0, 1.0]] * 4, [[1.0, 1.0]] * 3 + [[0.1, 0.1]]
+    weights = [0.3, 0.3, 0.3, 0.1]
+    mixture = jg.GaussianMixture.create(weights, means, variances, "diag")
+    errors = forms.errors_of_step(mixture.weights, typical(mixture), 2)
+    assert errors[3] > 10 * errors[0]
+    extent = of_small(rows)._replace(farthest=array([[0.0, 0.0]]))
+    for n_kept, gain in ((4, 1.01 * jnp.sum(errors)), (3, 3.5 * errors[0]), (0, 0.9 * errors[0])):
+        found = forms_of(rows, mixture, extent, gain / forms.SHARE_OF_GAIN)
+        assert np.sum(~found.moments_apart) == n_kept
+        assert found.moments_apart[3] == (n_kept < 4)
+    light = replace(mixture, log_weights=jnp.log(array([0.33, 0.33, 0.33, 1e-4])))
+    found = forms_of(rows, light, extent, 3.5 * errors[0] / forms.SHARE_OF_GAIN)
+    assert not np.any(found.moments_apart)
+
+
+def typical(mixture):
+    return forms.typical_loss(mixture, jnp.zeros(mixture.n_features, DTYPE))
+
+
+@pytest.mark.parametrize("n_features", [2, 6])
+def test_a_step_by_products_errs_by_little_more_than_is_said(n_features):
+    """Judged by a step by differences, which loses nothing of this size."""
+    random = np.random.default_rng(0)
+    labels = np.arange(3000) % K
+    centers = random.normal(size=(K, n_features))
+    rows = rows_of(centers[labels] + by_dtype(1e-2, 1e-4) * random.normal(size=(3000, n_features)))
+    mixture = ready_to_whiten(from_labels(rows, labels, "full"))
+    steps = [
+        maximize(STRUCTURES["full"], statistics, None, jnp.zeros(n_features, DTYPE))
+        for statistics in (
+            statistics_by_products(rows, mixture, True, None),
+            statistics_by_differences(rows, mixture, True),
+        )
+    ]
+    error = jnp.sum(expected_gain(*steps))
+    said = forms.error_of_step(mixture, of_small(rows), np.inf)
+    assert 1e-4 * said < error < 4 * said
+    assert forms.error_of_step(mixture, None, np.inf) == 0
+    small = said / 100
+    assert_close(forms.error_of_step(mixture, of_small(rows), small), forms.SHARE_OF_GAIN * small)
 
 
 def test_moments_stand_more_than_logits():

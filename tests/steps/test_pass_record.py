@@ -53,7 +53,7 @@ def test_a_pass_too_short_for_products_has_all_components_apart():
     start = start_from_labels(blobs(), "full")
     with jg.record_passes() as record:
         jg.e_step(start, array(blobs()))
-    assert record.passes == [(K, K, K)] and record.share_of_components == 0
+    assert record.passes == [(K, K, K, K)] and record.share_of_components == 0
     with jg.record_passes() as record:
         jax.vmap(lambda x: jg.em(start, x, max_iter=2, tol=0))(jnp.stack([array(blobs())] * 3))
     assert len(record.passes) == 6 and record.share_of_passes == 0
