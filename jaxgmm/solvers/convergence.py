@@ -9,6 +9,15 @@ EM also slows near saddle points, where the ratio of gains climbs through 1, at 
 The extrapolation spans about 1 / (1 - ρ) steps; the climb of the ratio is carried forward over
 `HORIZONS` times as many before the ratio is used, and the result has to be small enough
 `CONFIRMATIONS` times in a row. What is reported to remain is by the slowest rate of as many steps.
+
+Noise hides both. Where it is a share η of the gains, the ratio is known to about η, and a climb
+that is wrong by as much, carried forward over 4 / (1 - ρ) steps, says nothing unless η is below
+(1 - ρ)²: the slower the fit, the more exact it would have to be. So ratio and climb are averages
+with exponentially falling weights, of which the last step has the share α: three in a row, the
+ratio of ratios averaged twice, and the climb of its changes. As the noise of successive ratios has
+opposite signs, it changes the climb by some η α^(5/2), and α is as large as leaves that a fraction
+of (1 - ρ)²: 1 where all is exact. But what has been is forgotten within half of the steps that the
+extrapolation spans, however loud it is.
 """
 
 from functools import partial
@@ -17,6 +26,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import at_least
 from jaxgmm.covariances.storage import inverse_correlation_trace, kl_between_covariances
@@ -24,7 +34,10 @@ from jaxgmm.mixtures.mixture import GaussianMixture
 
 HORIZONS = 4
 CONFIRMATIONS = 5
-# 1 - ρ, at which a gain too small to be seen leaves less than the tolerance.
+# The share of the last step in averages, in units of 1 - ρ, at least.
+FORGETTING = 4
+# 1 - ρ, at which a gain too small to be seen leaves less than the tolerance, and below which
+# averages aren't over more steps.
 SLOWEST_GAP = 1e-3
 
 
@@ -39,10 +52,14 @@ class Gain(NamedTuple):
     Attributes:
         of_each: (2, K) by mixing weights, and by means and covariances; see `expected_gain`.
         rounding: (2, K) what rounding alone may bring about, see `gain_by_rounding`.
+        of_form: () what the form of the pass may, in all.
+        n_directions: () number of parameters that all this is spread over.
     """
 
     of_each: Array
     rounding: Array
+    of_form: ArrayLike = 0.0
+    n_directions: ArrayLike = 1.0
 
     def visible(self) -> Array:
         """Mask of the gains that are more than rounding, or NaN: (2, K) bool."""
@@ -53,8 +70,8 @@ class Gain(NamedTuple):
         return jnp.sum(jnp.where(self.visible(), self.of_each, 0))
 
     def noise(self) -> Array:
-        """() what of the total may be rounding."""
-        return jnp.sum(jnp.where(self.visible(), self.rounding, 0))
+        """() what of the total may be rounding, or due to the form of the pass."""
+        return jnp.sum(jnp.where(self.visible(), self.rounding, 0)) + self.of_form
 
 
 class Step(NamedTuple):
@@ -77,7 +94,10 @@ class Progress(NamedTuple):
     Attributes:
         of_each: (2, K) gains of the last step.
         gain: () the sum of those that are more than rounding.
-        ratio: () of the last gain to the one before, of the same parameters.
+        recent: () average ratio of a gain to the one before, of the same parameters.
+        ratio: () average of that.
+        climb: () average of its changes from step to step.
+        share: () of the last step in these averages.
         forecasts: (CONFIRMATIONS,) to what the ratio was going to climb, by the last steps.
         remaining: () gain of the objective still to come, by the highest of these.
         confirmed: () int, how many times in a row the latest of these left less than the tolerance.
@@ -85,7 +105,10 @@ class Progress(NamedTuple):
 
     of_each: Array
     gain: Array
+    recent: Array
     ratio: Array
+    climb: Array
+    share: Array
     forecasts: Array
     remaining: Array
     confirmed: Array
@@ -98,7 +121,10 @@ class Progress(NamedTuple):
         return cls(
             of_each=of_each,
             gain=jnp.zeros_like(unknown),
+            recent=unknown,
             ratio=unknown,
+            climb=unknown,
+            share=jnp.ones_like(unknown),
             forecasts=jnp.ones(CONFIRMATIONS, of_each.dtype),
             remaining=unknown,
             confirmed=jnp.asarray(0, jnp.int32),
@@ -126,18 +152,25 @@ class Progress(NamedTuple):
         """
         total, visible = gain.total(), gain.visible()
         before = jnp.sum(jnp.where(visible, self.of_each, 0))
-        ratio = jnp.where(before > 0, total / jnp.where(before > 0, before, 1), jnp.inf)
-        known = jnp.isfinite(self.ratio)
-        climb = jnp.where(known, at_least(ratio - jnp.where(known, self.ratio, 0), 0), jnp.inf)
+        last = jnp.where(before > 0, total / jnp.where(before > 0, before, 1), jnp.inf)
+        share = self.share_of_last(gain)
+        # By logarithms: what noise does to gains cancels between the ratios to their neighbors.
+        recent = jnp.exp(averaged(jnp.log(self.recent), jnp.log(last), share))
+        ratio = jnp.exp(averaged(jnp.log(self.ratio), jnp.log(recent), share))
+        change = jnp.where(jnp.isfinite(self.ratio), ratio - self.ratio, jnp.inf)
+        climb = averaged(self.climb, change, share)
         gap = rate_gap(ratio)
-        ahead = jnp.where(gap > 0, HORIZONS * climb / jnp.where(gap > 0, gap, 1), jnp.inf)
-        forecast = jnp.minimum(1, ratio + ahead)
+        ahead = HORIZONS * at_least(climb, 0) / jnp.where(gap > 0, gap, 1)
+        forecast = jnp.where(gap > 0, jnp.minimum(1, ratio + ahead), 1)
         forecasts = jnp.concatenate([self.forecasts[1:], forecast[None]])
         once_more = jnp.where(remaining_gain(total, forecast) < tol, self.confirmed + 1, 0)
         seen = Progress(
             of_each=gain.of_each,
             gain=total,
+            recent=recent,
             ratio=ratio,
+            climb=climb,
+            share=share,
             forecasts=forecasts,
             remaining=remaining_gain(total, jnp.max(forecasts)),
             confirmed=once_more.astype(jnp.int32),
@@ -157,9 +190,29 @@ class Progress(NamedTuple):
         together = (jnp.sum(gain.of_each) <= rounding) & (rounding <= SLOWEST_GAP * most)
         return jax.tree.map(partial(jnp.where, jnp.any(visible) & ~together), seen, unseen)
 
+    def share_of_last(self, gain: Gain) -> Array:
+        """The share that the last step has in averages: ().
+
+        No less than in a mean over all steps, and no more than leaves noise a fraction of what the
+        climb may be. A gain is the square of a step, to which noise in the same direction adds: the
+        root of the noise, shared by all directions, is what is relative to the root of the gain.
+        """
+        in_one = gain.noise() / gain.n_directions
+        quiet = jnp.where(in_one > 0, gain.total() / jnp.where(in_one > 0, in_one, 1), jnp.inf)
+        gap = jnp.maximum(jnp.abs(1 - jnp.sqrt(self.ratio)), SLOWEST_GAP)
+        exact = (gap * jnp.sqrt(jnp.sqrt(quiet))) ** 0.8 / 3
+        exact = jnp.maximum(exact, FORGETTING * gap)
+        return jnp.minimum(1, jnp.maximum(exact, self.share / (1 + self.share)))
+
     def converged(self) -> Array:
         """() bool."""
         return self.confirmed >= CONFIRMATIONS
+
+
+def averaged(average: Array, last: Array, share: Array) -> Array:
+    """An average with another value, which has a share in it; the value, where there was none."""
+    known = jnp.isfinite(average)
+    return jnp.where(known, average + share * (last - jnp.where(known, average, 0)), last)
 
 
 def rate_gap(ratio: Array) -> Array:
@@ -173,9 +226,11 @@ def remaining_gain(gain: Array, ratio: Array) -> Array:
     return jnp.where(falls, ratio * gain / jnp.where(falls, rate_gap(ratio), 1), jnp.inf)
 
 
-def gain_of(new: GaussianMixture, old: GaussianMixture) -> Gain:
-    """The gain of an EM step from one mixture to another."""
-    return Gain(expected_gain(new, old), gain_by_rounding(old))
+def gain_of(new: GaussianMixture, old: GaussianMixture, of_form: ArrayLike = 0.0) -> Gain:
+    """The gain of an EM step from one mixture to another; see `Gain`."""
+    of_component = sum(leaf.size for leaf in jax.tree.leaves(new)) / new.n_components
+    n_directions = jnp.sum(jnp.where(old.weights > 0, of_component, 0).astype(old.means.dtype))
+    return Gain(expected_gain(new, old), gain_by_rounding(old), of_form, n_directions)
 
 
 def expected_gain(new: GaussianMixture, old: GaussianMixture) -> Array:

@@ -221,7 +221,8 @@ def step(problem: Problem, mixture: GaussianMixture, smallest_gain: ArrayLike = 
     whitening = ready_to_whiten(mixture)
     statistics = problem.expected_statistics(whitening, smallest_gain)
     new = problem.maximize(statistics, mixture)
-    return Step(new, statistics.log_likelihood, gain_of(new, whitening))
+    error = problem.error_of_step(whitening, smallest_gain)
+    return Step(new, statistics.log_likelihood, gain_of(new, whitening, error))
 
 
 def begin(structure: AnyStructure, start: GaussianMixture, tol: Array, settings: Settings) -> Loop:

@@ -63,6 +63,29 @@ def test_a_saddle_point_behind_the_noise_is_not_a_maximum(seed):
     assert not np.any(progress.converged())
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("ratio", [0.8, 0.98, 0.995])
+def test_noise_does_not_keep_a_fit_from_arriving(ratio, seed):
+    """Gains that fall evenly are believed about as soon as without noise.
+
+    The ratio of two of them in a row is wrong by more than it is below 1.
+    """
+    n_steps = round(12 / (1 - ratio))
+    gains = 1e-7 * ratio ** np.arange(n_steps)
+    wobbly = noisy(gains, seed)
+    ratios = wobbly[1:] / wobbly[:-1]
+    arrived = []
+    for of, rounding in ((gains, 0.0), (wobbly, ROUNDING)):
+        progress = progress_along(array(of), array(rounding))
+        assert np.any(progress.converged())
+        arrived.append(int(np.argmax(progress.converged())))
+    if ratio > 0.99:
+        assert np.std(ratios[arrived[0] - 20 : arrived[0]]) > 1 - ratio
+    remaining = wobbly[arrived[1]] * ratio / (1 - np.sqrt(ratio))
+    assert remaining < 2 * TOL
+    assert arrived[1] <= arrived[0] + 10 + 2 / (1 - np.sqrt(ratio))
+
+
 def test_what_is_exact_is_judged_from_step_to_step():
     """Without noise nothing waits for means over ten steps."""
     gains = 1e-3 * 1e-3 ** np.arange(12)
