@@ -29,8 +29,8 @@ class Budget(NamedTuple):
             left behind whole chunks is another one, and no row is computed twice.
         of_one_core: bytes in the features of a chunk of rows that one core alone goes through
             without ever leaving its cache.
-        components_of_one_core: with at most so many components, divided by the number of cores, one
-            core alone makes a pass.
+        components_of_one_core: with at most so many components, counted once for each core, one
+            core alone makes a pass; fewer where rows are wide.
         features_in_block: so many features at most are multiplied at a time; None for all.
         sums_are_products: whether sums of many rows are made by a product with ones.
         branches_are_slow: whether operations inside of a branch have less of the machine.

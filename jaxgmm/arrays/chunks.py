@@ -17,8 +17,10 @@ T = TypeVar("T")
 
 # Numbers in a chunk of rows that are so wide that few of them are many numbers.
 LARGEST_CHUNK = 2**22
-# Of fewer rows a chunk isn't worth the operations on it.
-FEWEST_OF_ONE_CORE = 128
+# A chunk of one core has no fewer rows, and is no larger than so many times what it should be.
+FEWEST_OF_ONE_CORE, STRETCH = 128, 4 / 3
+# A feature of a chunk in a core's cache, and from how many features on chunks are longer.
+BYTES_OF_FEATURE, MANY_FEATURES = 2**13, 64
 
 
 class Pieces(NamedTuple):
@@ -259,32 +261,46 @@ def chunk_size(n_rows: int, numbers_per_row: int) -> ChunkRows:
 def rows_of_features(x: Array, n_features: int, n_components: int) -> ChunkRows:
     """Rows of x in a chunk whose features are multiplied fastest, or fill an accelerator.
 
-    On a CPU, XLA splits an operation among cores where it is long, and each core then goes on with
-    what another one has made. With few components, and unless a chunk would have but a few rows,
-    one core alone is faster, in chunks so short that nothing is split and all stays in its cache:
-    on two cores by a factor of 1.1 to 1.8 with up to 32 components. With more, the products are so
-    much work that splitting them pays, and features should fit into the caches, or blocks of them
-    where they are many; below 64 features, that takes chunks that are not split either.
+    On a CPU the features of a chunk should fit into the caches, or blocks of them where they are
+    many. Where one core isn't enough, chunks of many features are long enough for XLA to split each
+    operation among cores.
     """
     on_cpu, on_accelerator = chunk_size(x.shape[0], n_features + n_components)
-    n_rows = x.shape[0]
+    n_rows, itemsize = x.shape[0], x.dtype.itemsize
     if not isinstance(n_rows, int) or n_rows == 0:
         return ChunkRows(on_cpu, on_accelerator)
-    of_row, itemsize = n_features * x.dtype.itemsize, x.dtype.itemsize
-    sizes = budgets.CPU
-    of_one_core = max(sizes.of_one_core, FEWEST_OF_ONE_CORE * of_row)
-    load = n_components * n_cores() * of_one_core / sizes.of_one_core
-    if load <= sizes.components_of_one_core and of_one_core <= 4 * sizes.of_one_core // 3:
-        on_cpu = min(2**13 // itemsize, of_one_core // of_row)
+    bytes_of_row = n_features * itemsize
+    if _one_core_is_enough(bytes_of_row, n_features, n_components):
+        most = max(FEWEST_OF_ONE_CORE, budgets.CPU.of_one_core // bytes_of_row)
+        on_cpu = min(most, BYTES_OF_FEATURE // itemsize)
     else:
-        bytes_of_feature = 2**13
-        if n_features >= 64:
-            bytes_of_feature = min(2**15, max(2**13, 5 * 2**20 // n_features), 2**26 // n_features)
-        fewest = min(512, max(16, LARGEST_CHUNK // n_features))
-        on_cpu = max(fewest, bytes_of_feature // itemsize)
-    # All of about one length, so that few rows are computed twice.
+        bytes_of_feature = BYTES_OF_FEATURE
+        if n_features >= MANY_FEATURES:
+            bytes_of_feature = min(
+                4 * BYTES_OF_FEATURE,
+                max(BYTES_OF_FEATURE, 5 * 2**20 // n_features),
+                2**26 // n_features,
+            )
+        on_cpu = max(min(512, max(16, LARGEST_CHUNK // n_features)), bytes_of_feature // itemsize)
+    # All of about one length, a multiple of what a register holds, so that few are computed twice.
     n_chunks = -(-n_rows // min(n_rows, on_cpu))
     return ChunkRows(min(n_rows, 16 * -(-n_rows // (16 * n_chunks))), on_accelerator)
+
+
+def _one_core_is_enough(bytes_of_row: int, n_features: int, n_components: int) -> bool:
+    """Whether a pass is made faster by one core of a CPU than by all.
+
+    XLA splits an operation among cores where it is long, and each core then goes on with what
+    another one has made. That pays where products are much work beside their features: the more
+    components there are for each core, and of many features sooner, as a chunk of few rows that
+    stays in a core's cache is short of work itself. Otherwise one core alone is faster: on two
+    cores by a factor of 1.1 to 1.8 with up to 32 components. Of few features nothing is split.
+    """
+    sizes = budgets.CPU
+    stretch = max(1, FEWEST_OF_ONE_CORE * bytes_of_row / sizes.of_one_core)
+    n_sharing = n_cores() if n_features >= MANY_FEATURES else 1
+    load = n_components * n_sharing * stretch
+    return stretch <= STRETCH and load <= sizes.components_of_one_core
 
 
 def _equal_chunks(n_rows: int, numbers_per_row: int) -> int:

@@ -16,8 +16,8 @@ that is wrong by as much, carried forward over 4 / (1 - ρ) steps, says nothing 
 with exponentially falling weights, of which the last step has the share α: three in a row, the
 ratio of ratios averaged twice, and the climb of its changes. As the noise of successive ratios has
 opposite signs, it changes the climb by some η α^(5/2), and α is as large as leaves that a fraction
-of (1 - ρ)²: 1 where all is exact. But what has been is forgotten within half of the steps that the
-extrapolation spans, however loud it is.
+of (1 - ρ)²: 1 where all is exact. But however loud the noise is, what is averaged is on average no
+older than half of the steps that the extrapolation spans.
 """
 
 from functools import partial
@@ -52,8 +52,8 @@ class Gain(NamedTuple):
     Attributes:
         of_each: (2, K) by mixing weights, and by means and covariances; see `expected_gain`.
         rounding: (2, K) what rounding alone may bring about, see `gain_by_rounding`.
-        of_form: () what the form of the pass may, in all.
-        n_directions: () number of parameters that all this is spread over.
+        of_form: () what products may bring about in all components together, see `Forms`.
+        n_directions: () number of parameters that noise is spread over.
     """
 
     of_each: Array
@@ -70,8 +70,8 @@ class Gain(NamedTuple):
         return jnp.sum(jnp.where(self.visible(), self.of_each, 0))
 
     def noise(self) -> Array:
-        """() what of the total may be rounding, or due to the form of the pass."""
-        return jnp.sum(jnp.where(self.visible(), self.rounding, 0)) + self.of_form
+        """() what of the total may be rounding."""
+        return jnp.sum(jnp.where(self.visible(), self.rounding, 0))
 
 
 class Step(NamedTuple):
@@ -151,19 +151,24 @@ class Progress(NamedTuple):
             tol: () what may remain.
         """
         total, visible = gain.total(), gain.visible()
-        before = jnp.sum(jnp.where(visible, self.of_each, 0))
-        last = jnp.where(before > 0, total / jnp.where(before > 0, before, 1), jnp.inf)
+        # Those seen now alone are likelier to have gained by chance than before.
+        twice = visible & ~(self.of_each <= gain.rounding)
+        before = jnp.sum(jnp.where(twice, self.of_each, 0))
+        now = jnp.sum(jnp.where(twice, gain.of_each, 0))
+        last = jnp.where(before > 0, now / jnp.where(before > 0, before, 1), self.recent)
         share = self.share_of_last(gain)
         # By logarithms: what noise does to gains cancels between the ratios to their neighbors.
         recent = jnp.exp(averaged(jnp.log(self.recent), jnp.log(last), share))
         ratio = jnp.exp(averaged(jnp.log(self.ratio), jnp.log(recent), share))
-        change = jnp.where(jnp.isfinite(self.ratio), ratio - self.ratio, jnp.inf)
+        known = jnp.isfinite(self.ratio)
+        change = jnp.where(known, ratio - jnp.where(known, self.ratio, 0), jnp.inf)
         climb = averaged(self.climb, change, share)
         gap = rate_gap(ratio)
         ahead = HORIZONS * at_least(climb, 0) / jnp.where(gap > 0, gap, 1)
         forecast = jnp.where(gap > 0, jnp.minimum(1, ratio + ahead), 1)
         forecasts = jnp.concatenate([self.forecasts[1:], forecast[None]])
-        once_more = jnp.where(remaining_gain(total, forecast) < tol, self.confirmed + 1, 0)
+        enough = (before > 0) & (remaining_gain(total, forecast) < tol)
+        once_more = jnp.where(enough, self.confirmed + 1, 0)
         seen = Progress(
             of_each=gain.of_each,
             gain=total,
@@ -197,12 +202,13 @@ class Progress(NamedTuple):
         climb may be. A gain is the square of a step, to which noise in the same direction adds: the
         root of the noise, shared by all directions, is what is relative to the root of the gain.
         """
-        in_one = gain.noise() / gain.n_directions
+        in_one = (gain.noise() + gain.of_form) / gain.n_directions
         quiet = jnp.where(in_one > 0, gain.total() / jnp.where(in_one > 0, in_one, 1), jnp.inf)
-        gap = jnp.maximum(jnp.abs(1 - jnp.sqrt(self.ratio)), SLOWEST_GAP)
+        gap = jnp.clip(jnp.abs(1 - jnp.sqrt(self.ratio)), SLOWEST_GAP, 1)
         exact = (gap * jnp.sqrt(jnp.sqrt(quiet))) ** 0.8 / 3
         exact = jnp.maximum(exact, FORGETTING * gap)
-        return jnp.minimum(1, jnp.maximum(exact, self.share / (1 + self.share)))
+        share = jnp.minimum(1, jnp.maximum(exact, self.share / (1 + self.share)))
+        return jnp.where(share > 0, share, 1)
 
     def converged(self) -> Array:
         """() bool."""
@@ -228,8 +234,9 @@ def remaining_gain(gain: Array, ratio: Array) -> Array:
 
 def gain_of(new: GaussianMixture, old: GaussianMixture, of_form: ArrayLike = 0.0) -> Gain:
     """The gain of an EM step from one mixture to another; see `Gain`."""
-    of_component = sum(leaf.size for leaf in jax.tree.leaves(new)) / new.n_components
-    n_directions = jnp.sum(jnp.where(old.weights > 0, of_component, 0).astype(old.means.dtype))
+    # Those of diagonal covariances, whatever the type: little hangs on it, and nothing on padding.
+    of_component = jnp.asarray(1 + 2 * new.n_features, old.means.dtype)
+    n_directions = jnp.sum(jnp.where(old.weights > 0, of_component, 0))
     return Gain(expected_gain(new, old), gain_by_rounding(old), of_form, n_directions)
 
 

@@ -25,7 +25,6 @@ from jaxgmm.solvers.newton import LocalModel
 from jaxgmm.solvers.results import FitResult, in_unit_of_weights, with_places
 from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
 from jaxgmm.solvers.tangent import Tangent, retraction, zero_tangent
-from jaxgmm.steps.forms import finest_gain
 from jaxgmm.steps.problem import Problem, problem_of, ready_to_whiten
 from jaxgmm.steps.regularization import with_clouds
 from jaxgmm.steps.rows import Rows
@@ -271,9 +270,9 @@ def objective_around(problem: Problem, start: GaussianMixture, step: Tangent) ->
     """
     mixture = retraction(start, step)
     # So exact that gradient and value go together.
-    smallest_gain = finest_gain(mixture.means.dtype)
-    statistics = problem.expected_statistics(ready_to_whiten(mixture), smallest_gain)
-    statistics = lax.stop_gradient(statistics)
+    whitening = ready_to_whiten(mixture)
+    forms = problem.forms(whitening, smallest_gain=None)
+    statistics = lax.stop_gradient(problem.expected_statistics(whitening, forms))
     expected = expected_log_density(mixture, statistics, problem.regularization)
     total = statistics.log_likelihood + expected - lax.stop_gradient(expected)
     return total / jnp.sum(problem.rows.weights)

@@ -217,11 +217,12 @@ def summary(
 
 
 def step(problem: Problem, mixture: GaussianMixture, smallest_gain: ArrayLike = jnp.inf) -> Step:
-    """The step from a mixture; `smallest_gain` is for `expected_statistics`."""
+    """The step from a mixture; `smallest_gain` is for `forms_of`."""
     whitening = ready_to_whiten(mixture)
-    statistics = problem.expected_statistics(whitening, smallest_gain)
+    forms = problem.forms(whitening, smallest_gain)
+    statistics = problem.expected_statistics(whitening, forms)
     new = problem.maximize(statistics, mixture)
-    error = problem.error_of_step(whitening, smallest_gain)
+    error = 0.0 if forms is None else forms.error
     return Step(new, statistics.log_likelihood, gain_of(new, whitening, error))
 
 

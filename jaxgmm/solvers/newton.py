@@ -71,13 +71,13 @@ class LocalModel(NamedTuple):
         """
         origin, unravel = self.origin()
         about_means = self.statistics.about(self.mixture.means)
-        eps = float(jnp.finfo(origin.dtype).eps)
 
         def statistics_at(step: Array) -> SufficientStatistics:
             mixture = ready_to_whiten(self.mixture_at(step))
             # About an origin that stays, only responsibilities have tangents, not differences.
             here = self.mixture.means
-            statistics = self.problem.expected_statistics(mixture, eps, origin=here)
+            forms = self.problem.forms(mixture, smallest_gain=None)
+            statistics = self.problem.expected_statistics(mixture, forms, origin=here)
             return statistics.about(here)
 
         # Solvers, and what makes derivatives of them, trace it more than once.

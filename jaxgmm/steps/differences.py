@@ -46,6 +46,7 @@ def by_differences_apart(
     features = features_for(mixture, full_second_moment)
 
     def logits(of_all: Array, z: Array) -> Array:
+        # Features first, once and not anew for each component.
         z = lax.optimization_barrier(z.T).T
 
         def put(i: Array, of_all: Array) -> Array:
@@ -59,16 +60,17 @@ def by_differences_apart(
         return lax.fori_loop(0, turns, put, varying(of_all, z, mixture))
 
     def sums(of_all: tuple[Array, ...], z: Array, responsibilities: Array) -> tuple[Array, ...]:
+        # Likewise with a one, whose origin is 0.
         columns = lax.optimization_barrier(with_one(z.T))
-        origins = with_one(origin.T).at[-1].set(0)
+        origins = jnp.pad(origin, ((0, 0), (0, 1)))
 
         def moments(number: Array) -> tuple[Array, ...]:
             own = lax.dynamic_slice_in_dim(responsibilities, number, 1)
             if z.shape[1] <= FEW:
                 about = lax.dynamic_slice_in_dim(origin, number, 1)
                 return sum_moments(z, own, about, features is PRODUCTS)
-            about = lax.dynamic_slice_in_dim(origins, number, 1, axis=1)
-            return _moments_of_one(columns - about, own, features is PRODUCTS)
+            about = lax.dynamic_slice_in_dim(origins, number, 1)
+            return _moments_of_one(columns - about.T, own, features is PRODUCTS)
 
         def put(i: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
             number = of_moments[i]

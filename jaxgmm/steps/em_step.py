@@ -26,7 +26,7 @@ from jaxgmm.execution.programs import PlatformProgram
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.accumulation import accumulate_soft
 from jaxgmm.steps.expectation import expected_statistics
-from jaxgmm.steps.forms import extent_of, finest_gain
+from jaxgmm.steps.forms import extent_of, forms_of
 from jaxgmm.steps.maximization import (
     maximize,
     means_of,
@@ -241,8 +241,8 @@ def _long_e_step(
     extent = extent_of(rows, mixture.n_components, None)
     standardized = ready_to_whiten(rows.standardization.transform(mixture))
     # Whatever the statistics are for, they are as exact as those of differences.
-    smallest_gain = finest_gain(x.dtype)
-    statistics = expected_statistics(rows, standardized, full_second_moment, extent, smallest_gain)
+    forms = None if extent is None else forms_of(rows, standardized, extent, smallest_gain=None)
+    statistics = expected_statistics(rows, standardized, full_second_moment, extent, forms)
     return in_units_of_data(
         statistics.about(standardized.means), rows.standardization, mixture.means
     )

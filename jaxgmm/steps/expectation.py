@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxgmm.arrays.chunks import conditional_sum
 from jaxgmm.arrays.numerics import (
@@ -14,7 +13,7 @@ from jaxgmm.arrays.numerics import (
 from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.differences import by_differences_apart, statistics_by_differences
-from jaxgmm.steps.forms import DataExtent, forms_of
+from jaxgmm.steps.forms import DataExtent, Forms, forms_of
 from jaxgmm.steps.pass_record import write_down
 from jaxgmm.steps.products import statistics_by_products
 from jaxgmm.steps.rows import Rows
@@ -26,7 +25,7 @@ def expected_statistics(
     mixture: GaussianMixture,
     full_second_moment: bool,
     extent: DataExtent | None = None,
-    smallest_gain: ArrayLike = jnp.inf,
+    forms: Forms | None = None,
     origin: Array | None = None,
 ) -> SufficientStatistics:
     """The E-step: statistics of the rows under the responsibilities of a mixture.
@@ -37,7 +36,7 @@ def expected_statistics(
         full_second_moment: whether second moments (K, D, D) are wanted, or their diagonals.
         extent: of the rows, for matrix products of the components for which they are accurate, or
             where these share a covariance, if they are for all; None for never.
-        smallest_gain: () that must not drown in their noise, see `forms_of`.
+        forms: of the pass, by default those that the objective asks for.
         origin: (K, D) of what is summed by differences, by default the means; products have their
             own.
 
@@ -48,7 +47,7 @@ def expected_statistics(
     if extent is None:
         write_down(mixture, None)
         return statistics_by_differences(rows, mixture, full_second_moment, origin=origin)
-    forms = forms_of(rows, mixture, extent, smallest_gain)
+    forms = forms_of(rows, mixture, extent) if forms is None else forms
     write_down(mixture, forms)
     second_moment = extent.second_moment
 

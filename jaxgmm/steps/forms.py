@@ -33,11 +33,11 @@ from jaxgmm.steps.rows import Rows, farthest_rows
 # What a logit may lose, and for each feature that of a typical row; by bits.
 LOGIT_ERROR = {32: 1e-2, 64: 1e-7}
 NOISE = {32: 2.0**-15, 64: 2.0**-32}
-# The typical loss with which the moments are still accurate.
+# The typical loss, beyond that of differences, with which the moments are still accurate.
 MOMENT_ERROR = {32: 2.0**-8, 64: 2.0**-28}
-# What logits lose makes less than so much of the error of a step by products.
+# The error of a step that is due to logits, in terms of that due to moments, at most.
 OF_LOGITS = 1 / 64
-# So much of a gain that has to be seen may be such an error.
+# So much of a gain that has to be seen may be the error of a step.
 SHARE_OF_GAIN = 1 / 4
 # A logit of a far row may lose as much again for so many nats that the row's largest is below zero,
 # and for each nat that it is itself below that.
@@ -94,20 +94,27 @@ class Forms(NamedTuple):
         logits_apart: (K,) bool, whose logits products lose; where components share a covariance,
             all or none.
         moments_apart: (K,) bool, likewise whose moments they lose.
+        error: () that products leave in the next parameters, in expected log-likelihood per unit of
+            weight, beyond that of differences.
     """
 
     origin: Array
     logits_apart: Array
     moments_apart: Array
+    error: Array
 
     @property
     def apart(self) -> Array:
-        """(K,) bool, what products don't make alone."""
+        """Mask of the components that products don't make alone: (K,) bool."""
         return self.logits_apart | self.moments_apart
 
 
 def forms_of(
-    rows: Rows, mixture: GaussianMixture, extent: DataExtent, smallest_gain: ArrayLike = jnp.inf
+    rows: Rows,
+    mixture: GaussianMixture,
+    extent: DataExtent,
+    smallest_gain: ArrayLike | None = jnp.inf,
+    shares: Array | None = None,
 ) -> Forms:
     """The forms of a pass over the rows, constant to derivatives.
 
@@ -121,72 +128,64 @@ def forms_of(
         rows: the data.
         mixture: in the coordinates of the rows.
         extent: of the rows.
-        smallest_gain: () that has to be seen, in expected log-likelihood per unit of weight.
+        smallest_gain: () that has to be seen, in expected log-likelihood per unit of weight; None
+            where each component's statistics are for any use, as exact as those of differences.
+        shares: (K,) of all weight that the components have, by default those of the mixture.
     """
-    mixture = lax.stop_gradient(mixture)
+    shares = jax.nn.softmax(mixture.log_weights) if shares is None else shares
+    mixture, shares = lax.stop_gradient((mixture, shares))
     n_features = mixture.n_features
     bits = jnp.finfo(mixture.means.dtype).bits
     dead = jnp.isneginf(mixture.log_weights)
     together = extent.second_moment is not None
     origin = jnp.zeros_like(mixture.means[0]) if together else best_origin(mixture)
     of_each = typical = typical_loss(mixture, origin)
-    weights = mixture.weights
+    excess = loss_of_moments(mixture, origin)
     if together:
         # They have one covariance and one form, so the average counts. A single one that is far
         # away loses the same of all its rows: there is no rest to leave room for, as `NEAR` does.
-        alive = jnp.where(dead, 0, of_each)
-        typical = jnp.sum(jax.nn.softmax(mixture.log_weights) * alive)[None]
-        weights = jnp.ones_like(typical)
+        typical, excess = (
+            jnp.sum(shares * jnp.where(dead, 0, losses))[None] for losses in (typical, excess)
+        )
+        shares = jnp.ones_like(typical)
     accurate = is_accurate_near(typical, n_features) & (of_each <= LOGIT_ERROR[bits])
     accurate &= is_accurate_far(rows, mixture, origin, extent)
-    noise = sum_of_smaller(errors_of_step(weights, typical, n_features))
-    quiet = noise <= SHARE_OF_GAIN * smallest_gain
+    errors = errors_of_step(shares, excess, n_features)
+    if smallest_gain is None:
+        exact = 16 * typical**2 <= float(jnp.finfo(typical.dtype).eps)
+        seen_by_logits = seen_by_moments = exact
+    else:
+        noise, most = up_to(errors), SHARE_OF_GAIN * smallest_gain
+        seen_by_logits, seen_by_moments = OF_LOGITS * noise <= most, noise <= most
     # A dead one has no rows to lose, if only its logits aren't infinite of both signs.
-    unlost = dead & jnp.isfinite(of_each)
+    nothing_to_lose = dead & jnp.isfinite(of_each)
     if together:
-        everything = jnp.broadcast_to(~jnp.all((accurate & quiet) | unlost), unlost.shape)
-        return Forms(origin, everything, everything)
-    accurate &= OF_LOGITS * noise <= SHARE_OF_GAIN * smallest_gain
-    quiet &= typical <= MOMENT_ERROR[bits]
-    return Forms(origin, ~(accurate | unlost), ~(quiet | unlost))
+        kept = jnp.all((accurate & seen_by_moments) | nothing_to_lose)
+        apart = jnp.broadcast_to(~kept, dead.shape)
+        return Forms(origin, apart, apart, jnp.where(kept, errors[0], 0))
+    logits = (accurate & seen_by_logits) | nothing_to_lose
+    moments = ((excess <= MOMENT_ERROR[bits]) & seen_by_moments) | nothing_to_lose
+    error = jnp.sum(jnp.where(moments, errors, jnp.where(logits, OF_LOGITS * errors, 0)))
+    return Forms(origin, ~logits, ~moments, error)
 
 
-def finest_gain(dtype: jnp.dtype) -> float:
-    """The `smallest_gain` with which statistics are as exact as differences are, for any use."""
-    return float(jnp.finfo(dtype).eps) / 32
-
-
-def errors_of_step(weights: Array, typical: Array, n_features: int) -> Array:
+def errors_of_step(shares: Array, losses: Array, n_features: int) -> Array:
     """The errors of a step by products, in expected log-likelihood per unit of weight: (K,).
 
     A long sum is rounded by some eps of itself, moments in each feature by their own, so that the
-    squares of D errors add, where a typical loss is the sum of D terms. Beside float64, the error
-    was 0.01 to 1.5 times this, for 3 to 32 features.
+    squares of D errors add, where a loss is the sum of D terms. Beside float64, the error was 0.01
+    to 1.5 times this, for 3 to 32 features.
 
     Args:
-        weights: (K,) of components.
-        typical: (K,) their typical losses.
+        shares: (K,) of all weight that components have.
+        losses: (K,) of their moments, see `loss_of_moments`.
         n_features: D.
     """
-    return jnp.where(weights > 0, weights * typical**2, 0) / n_features
+    return jnp.where(shares > 0, shares * losses**2, 0) / n_features
 
 
-def error_of_step(
-    mixture: GaussianMixture, extent: DataExtent | None, smallest_gain: ArrayLike
-) -> Array:
-    """The error of a step, at most: () in expected log-likelihood per unit of weight.
-
-    Args, see `forms_of`.
-    """
-    if extent is None:
-        return jnp.zeros_like(mixture.means[0, 0])
-    typical = typical_loss(mixture, jnp.zeros_like(mixture.means[0]))
-    errors = errors_of_step(mixture.weights, typical, mixture.n_features)
-    return jnp.minimum(jnp.sum(errors), SHARE_OF_GAIN * smallest_gain)
-
-
-def sum_of_smaller(values: Array) -> Array:
-    """Of values (K,) that aren't negative, each with all that aren't larger: (K,)."""
+def up_to(values: Array) -> Array:
+    """Of values (K,) that aren't negative, the sum up to each of them in ascending order: (K,)."""
     order = jnp.argsort(values)
     return jnp.zeros_like(values).at[order].set(jnp.cumsum(values[order]))
 
@@ -197,10 +196,25 @@ def typical_loss(mixture: GaussianMixture, origin: Array) -> Array:
     Every rounding takes a share of Σ_i P_ii (z_i² + μ_i²), z and μ as differences from the origin,
     where z_i² is Σ_ii + μ_i² on average. An estimate, two to ten times what was seen.
     """
+    of_width, of_distance = _losses(mixture, origin)
+    return of_width + of_distance
+
+
+def loss_of_moments(mixture: GaussianMixture, origin: Array) -> Array:
+    """What is lost as `typical_loss`, beyond what differences lose: (K,).
+
+    Their sums are rounded, too, by shares of Σ_ii; what that does can't be avoided.
+    """
+    of_width, of_distance = _losses(mixture, origin)
+    return jnp.sqrt(of_distance * (of_distance + 2 * of_width))
+
+
+def _losses(mixture: GaussianMixture, origin: Array) -> tuple[Array, Array]:
+    """The parts of a `typical_loss` by widths, and by distances from the origin: (K,), (K,)."""
     eps = float(jnp.finfo(origin.dtype).eps)
     of_width = inverse_correlation_trace(mixture.covariance, mixture.n_features)
     of_distance = weighted_squares(mixture, mixture.means - origin[None])
-    return eps * (of_width + 2 * of_distance)
+    return eps * of_width, 2 * eps * of_distance
 
 
 def weighted_squares(mixture: GaussianMixture, difference: Array) -> Array:

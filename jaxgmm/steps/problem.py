@@ -12,7 +12,7 @@ from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.expectation import expected_statistics, total_log_prob
-from jaxgmm.steps.forms import DataExtent, error_of_step, extent_of
+from jaxgmm.steps.forms import DataExtent, Forms, extent_of, forms_of
 from jaxgmm.steps.maximization import maximize, stored_as
 from jaxgmm.steps.regularization import with_penalty
 from jaxgmm.steps.rows import Rows, standardization_of
@@ -37,22 +37,28 @@ class Problem(NamedTuple):
     def expected_statistics(
         self,
         mixture: GaussianMixture,
-        smallest_gain: ArrayLike = jnp.inf,
+        forms: Forms | None = None,
         origin: Array | None = None,
     ) -> SufficientStatistics:
         """The E-step in standardized coordinates; its log-likelihood is the regularized objective.
 
         Args:
             mixture: in standardized coordinates, with a covariance that is `with_inverse`.
-            smallest_gain, origin: see `expectation.expected_statistics`.
+            forms, origin: see `expectation.expected_statistics`.
         """
         penalized = with_penalty(mixture, self.regularization)
         wanted = self.structure.full_second_moment
-        return expected_statistics(self.rows, penalized, wanted, self.extent, smallest_gain, origin)
+        return expected_statistics(self.rows, penalized, wanted, self.extent, forms, origin)
 
-    def error_of_step(self, mixture: GaussianMixture, smallest_gain: ArrayLike) -> Array:
-        """What the form of a pass may do to the next parameters; see `forms.error_of_step`."""
-        return error_of_step(mixture, self.extent, smallest_gain)
+    def forms(self, mixture: GaussianMixture, smallest_gain: ArrayLike | None) -> Forms | None:
+        """The forms of an E-step; None where it is made by differences.
+
+        Args, see `forms_of`; the mixture is as for `expected_statistics`.
+        """
+        if self.extent is None:
+            return None
+        penalized = with_penalty(mixture, self.regularization)
+        return forms_of(self.rows, penalized, self.extent, smallest_gain, mixture.weights)
 
     def maximize(
         self, statistics: SufficientStatistics, previous: GaussianMixture

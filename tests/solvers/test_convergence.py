@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DTYPE, array
+from helpers import DTYPE, array, assert_close, by_dtype
 
 from jaxgmm.solvers.convergence import Gain, Progress
 
@@ -13,6 +13,9 @@ pytestmark = pytest.mark.quick
 TOL = 1e-7
 # Steps have lengths s, gains s² / 2 that rounding of the length changes.
 ROUNDING = 4e-12
+
+
+UPDATE = jax.jit(Progress.update)
 
 
 @jax.jit
@@ -84,6 +87,42 @@ def test_noise_does_not_keep_a_fit_from_arriving(ratio, seed):
     remaining = wobbly[arrived[1]] * ratio / (1 - np.sqrt(ratio))
     assert remaining < 2 * TOL
     assert arrived[1] <= arrived[0] + 10 + 2 / (1 - np.sqrt(ratio))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_average_ratio_of_noisy_gains_is_theirs(seed):
+    """The mean of ratios of what is wrong by a twentieth is larger by a four-hundredth."""
+    gains = 3e-10 * 0.999 ** np.arange(600)
+    progress = progress_along(array(noisy(gains, seed)), array(ROUNDING))
+    assert 0.998 < np.median(progress.ratio[300:]) < 0.9998
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_component_that_comes_and_goes_does_not_lift_the_ratio(seed):
+    """Its gains are noise about as large as it may be: seen where they are larger than before."""
+    noise = np.random.default_rng(seed).exponential(ROUNDING, size=300)
+    none, progress = jnp.zeros(2, DTYPE), Progress.begin(jnp.zeros(2, DTYPE))
+    rounding = array(np.array([[0, 0], [1e-20, 2 * ROUNDING]]))
+    ratios = []
+    for number, of_noise in enumerate(noise):
+        of_each = jnp.stack([none, array([100 * ROUNDING * 0.99**number, of_noise])])
+        progress = UPDATE(progress, Gain(of_each, rounding), array(TOL))
+        ratios.append(float(progress.ratio))
+    assert 0.986 < np.median(ratios[200:]) < 0.993
+
+
+@pytest.mark.parametrize("loud", [(np.inf, 1.0), (0.0, np.nan)])
+def test_a_step_of_which_nothing_is_known_is_forgotten(loud):
+    """Infinite noise in the first, or a gain that is no number."""
+    of_form, factor = loud
+    none, progress = jnp.zeros(1, DTYPE), Progress.begin(jnp.zeros(1, DTYPE))
+    for number in range(20):
+        gain = 1e-3 * 0.3**number * (factor if number == 0 else 1)
+        of_each = jnp.stack([none, array([gain])])
+        noise = array(of_form if number == 0 else 0.0)
+        progress = UPDATE(progress, Gain(of_each, jnp.zeros((2, 1), DTYPE), noise), array(TOL))
+    assert progress.converged()
+    assert_close(progress.ratio, 0.3, rtol=by_dtype(1e-4, 1e-9))
 
 
 def test_what_is_exact_is_judged_from_step_to_step():

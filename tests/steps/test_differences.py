@@ -127,6 +127,26 @@ def test_statistics_are_the_oracles_however_many_components_products_lose(passes
         )
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_logits_and_moments_may_be_apart_of_any_components(passes, rows, shift):
+    """Of the same or of others, whichever way round."""
+    covariance_type, z, extent, _ = passes
+    mixture = mixture_with(0, covariance_type, double(z))
+    full = STRUCTURES[covariance_type].full_second_moment
+    logits = np.roll(np.arange(K) % 2 == 0, shift % 2)
+    moments = np.roll(np.arange(K) < 2, shift)
+    forms = forms_of(rows, mixture, extent)
+    forms = forms._replace(logits_apart=jnp.asarray(logits), moments_apart=jnp.asarray(moments))
+    found = expected_statistics(rows, mixture, full, extent, forms)
+    assert np.array_equal(found.origin, np.where(moments[:, None], mixture.means, forms.origin))
+    expected = statistics_by_differences(rows, mixture, full)
+    assert_close(found.log_likelihood, expected.log_likelihood, rtol=by_dtype(1e-5, 1e-12))
+    moved = found.about(mixture.means)
+    for name in ("count", "first", "second"):
+        tolerance = by_dtype(1e-4, 1e-11) * N
+        assert_close(getattr(moved, name), getattr(expected, name), rtol=0, atol=tolerance)
+
+
 def test_products_alone_would_lose_the_tight_component(passes, rows):
     """So that the tests above see something."""
     covariance_type, z, extent, _ = passes

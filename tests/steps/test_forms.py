@@ -161,7 +161,7 @@ def test_a_small_gain_asks_for_moments_apart_and_a_smaller_one_for_logits():
     """As the step from either is too noisy for it to be seen, that from moments much more."""
     rows, mixture = rows_of(np.random.default_rng(0).normal(size=(50, 2))), two_components()
     extent = of_small(rows)
-    error = float(jnp.sum(forms.errors_of_step(mixture.weights, typical(mixture), 2)))
+    error = float(jnp.sum(forms.errors_of_step(mixture.weights, losses_of(mixture), 2)))
     enough = error / forms.SHARE_OF_GAIN
     for gain, logits, moments in (
         (2 * enough, False, False),
@@ -181,10 +181,11 @@ def test_the_noisiest_components_go_apart_by_their_weights():
     means, variances = [[1.0, 1.0]] * 4, [[1.0, 1.0]] * 3 + [[0.1, 0.1]]
     weights = [0.3, 0.3, 0.3, 0.1]
     mixture = jg.GaussianMixture.create(weights, means, variances, "diag")
-    errors = forms.errors_of_step(mixture.weights, typical(mixture), 2)
+    errors = forms.errors_of_step(mixture.weights, losses_of(mixture), 2)
     assert errors[3] > 10 * errors[0]
     extent = of_small(rows)._replace(farthest=array([[0.0, 0.0]]))
-    for n_kept, gain in ((4, 1.01 * jnp.sum(errors)), (3, 3.5 * errors[0]), (0, 0.9 * errors[0])):
+    for n_kept, share in ((4, 1.01 * jnp.sum(errors) / errors[0]), (3, 3.5), (1, 1.5), (0, 0.9)):
+        gain = share * errors[0]
         found = forms_of(rows, mixture, extent, gain / forms.SHARE_OF_GAIN)
         assert np.sum(~found.moments_apart) == n_kept
         assert found.moments_apart[3] == (n_kept < 4)
@@ -193,8 +194,20 @@ def test_the_noisiest_components_go_apart_by_their_weights():
     assert not np.any(found.moments_apart)
 
 
-def typical(mixture):
-    return forms.typical_loss(mixture, jnp.zeros(mixture.n_features, DTYPE))
+def test_moments_stay_where_differences_would_lose_as_much():
+    """A nearly singular component whose mean is the origin makes noise in any form."""
+    rows = rows_of(np.random.default_rng(0).normal(size=(50, 2)))
+    covariance = jg.Full(array([[[1, 0], [1, by_dtype(0.1, 1e-3)]], [[1, 0], [0, 1]]]))
+    at_origin = jg.GaussianMixture(jnp.log(array([0.5, 0.5])), array(np.zeros((2, 2))), covariance)
+    off_origin = replace(at_origin, means=array([[1e-1, 0], [0, 0]]))
+    gain = array(EPS**2)
+    extent = of_small(rows)._replace(farthest=array([[0.0, 0.0]]))
+    assert not np.any(forms_of(rows, at_origin, extent, gain).moments_apart)
+    assert np.array_equal(forms_of(rows, off_origin, extent, gain).moments_apart, [True, False])
+
+
+def losses_of(mixture):
+    return forms.loss_of_moments(mixture, jnp.zeros(mixture.n_features, DTYPE))
 
 
 @pytest.mark.parametrize("n_features", [2, 6])
@@ -213,11 +226,51 @@ def test_a_step_by_products_errs_by_little_more_than_is_said(n_features):
         )
     ]
     error = jnp.sum(expected_gain(*steps))
-    said = forms.error_of_step(mixture, of_small(rows), np.inf)
+    losses = forms.loss_of_moments(mixture, jnp.zeros(n_features, DTYPE))
+    said = jnp.sum(forms.errors_of_step(mixture.weights, losses, n_features))
     assert 1e-4 * said < error < 4 * said
-    assert forms.error_of_step(mixture, None, np.inf) == 0
-    small = said / 100
-    assert_close(forms.error_of_step(mixture, of_small(rows), small), forms.SHARE_OF_GAIN * small)
+    found = forms_of(rows, mixture, of_small(rows))
+    errors = forms.errors_of_step(
+        mixture.weights, forms.loss_of_moments(mixture, found.origin), n_features
+    )
+    of_logits = np.where(found.logits_apart, 0, forms.OF_LOGITS)
+    expected = np.sum(np.where(found.moments_apart, of_logits, 1) * np.asarray(errors))
+    assert_close(found.error, expected, rtol=1e-3)
+
+
+def test_components_that_share_a_covariance_go_together_for_a_small_gain():
+    random = np.random.default_rng(0)
+    labels = np.arange(300) % K
+    rows = rows_of(random.normal(size=(K, 2))[labels] + 0.3 * random.normal(size=(300, 2)))
+    mixture = from_labels(rows, labels, "tied_diag")
+    extent = of_small(rows, STRUCTURES["tied_diag"])
+    kept = forms_of(rows, mixture, extent)
+    assert not np.any(kept.apart) and kept.error > 0
+    enough = kept.error / forms.SHARE_OF_GAIN
+    assert not np.any(forms_of(rows, mixture, extent, 1.1 * enough).apart)
+    apart = forms_of(rows, mixture, extent, 0.9 * enough)
+    assert np.all(apart.logits_apart) and np.all(apart.moments_apart) and apart.error == 0
+
+
+def test_statistics_for_any_use_are_exact_component_by_component():
+    """A light one is as exact as a heavy one, whatever its part in a step is."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2000, 4))
+    x[:10] = 1 + by_dtype(0.05, 1e-3) * random.normal(size=(10, 4))
+    rows = rows_of(x)
+    mixture = from_labels(rows, np.where(np.arange(2000) < 10, 0, 1 + np.arange(2000) % 2), "full")
+    wide = replace(mixture, means=mixture.means.at[1:].set(0.1 * mixture.means[1:]))
+    extent = of_small(rows)
+    assert not forms_of(rows, wide, extent, array(1.0)).moments_apart[0]
+    found = forms_of(rows, wide, extent, None)
+    assert found.moments_apart[0] or np.any(found.origin)
+
+
+@pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], [np.inf, 1.0, 1.0], [np.nan, 2.0, 0.0]])
+def test_sums_in_ascending_order(values):
+    found = np.asarray(forms.up_to(array(values)))
+    expected = {3.0: [6, 1, 3], np.inf: [np.inf, 1, 2]}.get(values[0], [np.nan, 2, 0])
+    assert np.array_equal(found, expected, equal_nan=True)
 
 
 def test_moments_stand_more_than_logits():
