@@ -299,7 +299,7 @@ def _one_core_is_enough(bytes_of_row: int, n_features: int, n_components: int) -
     sizes = budgets.CPU
     stretch = max(1, FEWEST_OF_ONE_CORE * bytes_of_row / sizes.of_one_core)
     n_sharing = n_cores() if n_features >= MANY_FEATURES else 1
-    load = n_components * n_sharing * stretch
+    load = n_components * n_sharing * stretch**2
     return stretch <= STRETCH and load <= sizes.components_of_one_core
 
 
