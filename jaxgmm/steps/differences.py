@@ -1,5 +1,8 @@
 """The E-step by whitened differences, which never lose a digit."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -21,6 +24,8 @@ from jaxgmm.steps.products import Apart
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
 
+T = TypeVar("T")
+
 
 def by_differences_apart(
     mixture: GaussianMixture,
@@ -40,8 +45,6 @@ def by_differences_apart(
         origin: (K, D) of their moments, by default the means.
     """
     origin = mixture.means if origin is None else origin
-    of_logits, n_logits = jnp.argsort(~forms.logits_apart), jnp.sum(forms.logits_apart)
-    of_moments, n_moments = jnp.argsort(~forms.moments_apart), jnp.sum(forms.moments_apart)
     constants = mixture.log_weights - log_normalizer(mixture.covariance, mixture.n_features)
     features = features_for(mixture, full_second_moment)
 
@@ -49,45 +52,58 @@ def by_differences_apart(
         # Features first, once and not anew for each component.
         z = lax.optimization_barrier(z.T).T
 
-        def put(i: Array, of_all: Array) -> Array:
-            number = lax.dynamic_slice_in_dim(of_logits, i, 1)
+        def of_one(number: Array) -> Array:
             whitened = standardized(pick(mixture.covariance, number), mixture.means[number], z)
-            own = constants[number][:, None] - einsum("kin,kin->kn", whitened, whitened) / 2
-            own = jnp.where(i < n_logits, own, lax.dynamic_slice_in_dim(of_all, number[0], 1))
-            return lax.dynamic_update_slice_in_dim(of_all, own, number[0], axis=0)
+            return constants[number][:, None] - einsum("kin,kin->kn", whitened, whitened) / 2
 
-        turns = largest_in_batch(n_logits)
-        return lax.fori_loop(0, turns, put, varying(of_all, z, mixture))
+        return _with_each(forms.logits_apart, of_one, varying(of_all, z, mixture))
 
     def sums(of_all: tuple[Array, ...], z: Array, responsibilities: Array) -> tuple[Array, ...]:
         # Likewise with a one, whose origin is 0.
         columns = lax.optimization_barrier(with_one(z.T))
         origins = jnp.pad(origin, ((0, 0), (0, 1)))
 
-        def moments(number: Array) -> tuple[Array, ...]:
-            own = lax.dynamic_slice_in_dim(responsibilities, number, 1)
+        def of_one(number: Array) -> tuple[Array, ...]:
+            own = lax.dynamic_slice_in_dim(responsibilities, number[0], 1)
             if z.shape[1] <= FEW:
-                about = lax.dynamic_slice_in_dim(origin, number, 1)
+                about = lax.dynamic_slice_in_dim(origin, number[0], 1)
                 return sum_moments(z, own, about, features is PRODUCTS)
-            about = lax.dynamic_slice_in_dim(origins, number, 1)
+            about = lax.dynamic_slice_in_dim(origins, number[0], 1)
             return _moments_of_one(columns - about.T, own, features is PRODUCTS)
 
-        def put(i: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
-            number = of_moments[i]
-            return tuple(
-                lax.dynamic_update_slice_in_dim(of_components, own, number, axis=0)
-                for of_components, own in zip(found, moments(number), strict=True)
-            )
-
         # On their own, so that a CPU does both at a time.
-        shapes = jax.eval_shape(moments, of_moments[0])
-        nothing = tuple(jnp.zeros((of_moments.size, *own.shape[1:]), z.dtype) for own in shapes)
-        turns = largest_in_batch(n_moments)
-        found = lax.fori_loop(0, turns, put, varying(nothing, z, responsibilities, mixture))
+        n_components = mixture.n_components
+        shapes = jax.eval_shape(of_one, jnp.zeros(1, int))
+        nothing = tuple(jnp.zeros((n_components, *own.shape[1:]), z.dtype) for own in shapes)
+        nothing = varying(nothing, z, responsibilities, mixture)
+        found = _with_each(forms.moments_apart, of_one, nothing)
         return features.put(of_all, forms.moments_apart, features.packed(*found))
 
     about = jnp.where(forms.moments_apart[:, None], origin, forms.origin[None])
     return Apart(logits, sums, about)
+
+
+def _with_each(chosen: Array, of_one: Callable[[Array], T], of_all: T) -> T:
+    """Arrays (K, ...) with those of the chosen components in their places.
+
+    Args:
+        chosen: (K,) bool.
+        of_one: from the number (1,) of a component: (1, ...).
+        of_all: (K, ...).
+    """
+    numbers, n_chosen = jnp.argsort(~chosen), jnp.sum(chosen)
+
+    def put(i: Array, of_all: T) -> T:
+        number = lax.dynamic_slice_in_dim(numbers, i, 1)
+
+        def put_in(array: Array, own: Array) -> Array:
+            # In a batch there are as many turns as any of its members needs.
+            own = jnp.where(i < n_chosen, own, lax.dynamic_slice_in_dim(array, number[0], 1))
+            return lax.dynamic_update_slice_in_dim(array, own, number[0], axis=0)
+
+        return jax.tree.map(put_in, of_all, of_one(number))
+
+    return lax.fori_loop(0, largest_in_batch(n_chosen), put, of_all)
 
 
 def _moments_of_one(
