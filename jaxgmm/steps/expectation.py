@@ -57,7 +57,9 @@ def expected_statistics(
         )
 
     def by_both(wanted: Array | None) -> SufficientStatistics:
-        apart = by_differences_apart(mixture, full_second_moment, forms, origin)
+        apart = by_differences_apart(
+            mixture, full_second_moment, forms, origin, prior=rows.log_prior is not None
+        )
         return statistics_by_products(
             rows, mixture, full_second_moment, None, wanted, apart, forms.origin
         )

@@ -19,10 +19,16 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.steps.differences import statistics_by_differences
+from jaxgmm.steps import differences
+from jaxgmm.steps.differences import (
+    by_differences_apart,
+    may_have_rows,
+    statistics_by_differences,
+)
 from jaxgmm.steps.expectation import expected_statistics
-from jaxgmm.steps.forms import extent_of, forms_of
-from jaxgmm.steps.products import statistics_by_products
+from jaxgmm.steps.features import features_for
+from jaxgmm.steps.forms import Forms, extent_of, forms_of
+from jaxgmm.steps.products import logit_coefficients, statistics_by_products
 from jaxgmm.steps.rows import Rows, standardization_of
 
 N, D, K = 600, 2, 8
@@ -33,10 +39,10 @@ REGIMES = {"none": 0, "one": 1, "two": 2, "most": 5}
 TIGHT = by_dtype(1e-4, 1e-7)
 
 
-def rows_with_an_outlier(n_rows: int = N) -> Rows:
+def rows_with_an_outlier(n_rows: int = N, n_features: int = D) -> Rows:
     """Rows of wide and of tight clusters, one far from all others, and some without weight."""
     random = np.random.default_rng(0)
-    x = random.normal(size=(n_rows, D))
+    x = random.normal(size=(n_rows, n_features))
     x[: n_rows // 4] = x[: n_rows // 4] * 1e-4 + 0.7
     x[-1] = 40.0
     weights = random.uniform(0.5, 2, size=n_rows)
@@ -48,8 +54,10 @@ def rows_with_an_outlier(n_rows: int = N) -> Rows:
 def mixture_with(n_tight: int, covariance_type: str, z: np.ndarray) -> jg.GaussianMixture:
     """K components over standardized rows z, of which so many are tight: first one far away."""
     random = np.random.default_rng(1)
-    means = random.normal(size=(K, D)) / 2
-    factors = np.tril(random.uniform(-0.2, 0.2, size=(K, D, D))) + 0.7 * np.eye(D)
+    n_features = z.shape[1]
+    means = random.normal(size=(K, n_features)) / 2
+    below = np.tril(random.uniform(-0.2, 0.2, size=(K, n_features, n_features)))
+    factors = below + 0.7 * np.eye(n_features)
     places = [3, 6, 0, 7, 2][:n_tight]
     means[places] = np.concatenate([z[-1:], z[1:2], z[[200, 300, 400]]])[:n_tight]
     # The far one is wider than the others, as its distance does the rest.
@@ -125,6 +133,76 @@ def test_statistics_are_the_oracles_however_many_components_products_lose(passes
         assert_close(
             with_full_second(actual)[k], second[k], rtol=0, atol=by_dtype(1e-2, 1e-10) * own
         )
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_no_row_with_a_share_in_a_component_apart_is_passed_over(passes, rows, regime):
+    """Nor are many looked at whose share is zero, but of a component that has them all around."""
+    covariance_type, z, extent, _ = passes
+    mixture = mixture_with(REGIMES[regime], covariance_type, double(z))
+    forms = forms_of(rows, mixture, extent)
+    features = features_for(mixture, STRUCTURES[covariance_type].full_second_moment)
+    moved = replace(mixture, means=mixture.means - forms.origin[None])
+    logits = logit_coefficients(moved, features).at(features.of(z - forms.origin[None]))
+    may_have = may_have_rows(mixture, forms, logits, z)
+    exact = oracle.logits(oracle.dense(mixture), double(z)).T
+    shares = np.exp((exact - exact.max(axis=0)).astype(z.dtype))
+    for k in np.flatnonzero(forms.logits_apart):
+        found = np.asarray(may_have(jnp.array([k])))
+        assert np.all(found[shares[k] > 0])
+        # The cluster of the tight ones has a quarter of the rows.
+        assert np.sum(found) < 0.3 * N
+        shifted = array(np.asarray(logits) - by_dtype(1e5, 1e9))
+        shifted = jnp.where(forms.logits_apart[:, None], shifted, logits)
+        assert not np.any(may_have_rows(mixture, forms, shifted, z)(jnp.array([k])))
+
+
+def test_a_row_counts_while_its_share_may_be_more_than_zero():
+    """With all that products may have lost of a logit, of large terms much."""
+    covariance = with_inverse(jg.Spherical(array([1.0, 1e-3])))
+    mixture = jg.GaussianMixture(array(np.log([0.5, 0.5])), array(np.zeros((2, D))), covariance)
+    apart = jnp.array([False, True])
+    forms = Forms(array(np.zeros(D)), apart, apart, array(0.0))
+    smallest = np.log(jnp.finfo(mixture.means.dtype).smallest_subnormal)
+    logits = array(np.stack([np.zeros(4), smallest + np.array([50, 0, -10, -10])]))
+    z = np.zeros((4, D))
+    # Its terms are 1e6 z², of which each product may lose some eps.
+    z[3] = np.sqrt(10 / EPS / 1e6 / D)
+    found = may_have_rows(mixture, forms, logits, array(z))(jnp.array([1]))
+    assert_close(found, [True, True, False, True])
+
+
+@pytest.mark.parametrize("n_features", [D, 5])
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("sparseness", [1, 4, 10**6])
+def test_of_few_rows_of_a_component_apart_or_of_all(
+    monkeypatch, n_features, covariance_type, sparseness
+):
+    """The same, whether the rows that matter are gathered or all are gone through."""
+    structure = STRUCTURES[covariance_type]
+    full = structure.full_second_moment
+    set_budget(monkeypatch, smallest_pass=0)
+    rows = rows_with_an_outlier(N, n_features)
+    z, extent = (
+        rows.standardization.standardize(rows.x, rows.weights),
+        extent_of(rows, K, structure),
+    )
+    mixture = mixture_with(5, covariance_type, double(z))
+    forms = forms_of(rows, mixture, extent)
+
+    def statistics(prior):
+        apart = by_differences_apart(mixture, full, forms, prior=prior)
+        return statistics_by_products(rows, mixture, full, None, None, apart, forms.origin)
+
+    monkeypatch.setattr(differences, "SPARSENESS", sparseness)
+    found, expected = statistics(False), statistics(True)
+    assert_close(found.log_likelihood, expected.log_likelihood, rtol=1e2 * EPS)
+    count, second = double(expected.count), np.abs(double(expected.second)).reshape(K, -1)
+    sizes = {"count": count, "second": second.max(axis=1)}
+    sizes["first"] = np.sqrt(sizes["count"] * sizes["second"])
+    for name, size in sizes.items():
+        gap = np.abs(double(getattr(found, name)) - double(getattr(expected, name)))
+        assert np.all(gap.reshape(K, -1).max(axis=1) <= 100 * EPS * size)
 
 
 @pytest.mark.parametrize("shift", range(4))
