@@ -8,6 +8,7 @@ from reference import Parameters, estimate
 
 SEPARATION = 4.0
 LLOYD_STEPS = 2
+ROWS_PER_FEATURE, MOST_DRAWS = 2, 100
 KINDS = ("round", "correlated", "one tight", "heavy tails")
 TIGHTNESS = 0.03
 DEGREES_OF_FREEDOM = 3
@@ -85,16 +86,23 @@ def start(
     workload: Workload, x: np.ndarray, rng: np.random.Generator, shrinkage: float | None = None
 ) -> Parameters:
     """The M-step of a partition: rows go to the nearest of K rows drawn at random, after two steps
-    of Lloyd's algorithm, without which many groups have too few rows for a covariance. Some
-    still have, where clusters aren't round: covariances are drawn toward their average.
+    of Lloyd's algorithm. Centers of groups that have too few rows for a covariance are drawn anew,
+    and where clusters aren't round covariances are drawn toward their average.
 
     Computed in float64, and rounded to the dtype of x.
     """
     wide = x.astype(np.float64)
-    labels = nearest(wide, wide[rng.choice(len(x), workload.k, replace=False)])
+    centers = wide[rng.choice(len(x), workload.k, replace=False)]
+    labels = nearest(wide, centers)
     for _ in range(LLOYD_STEPS):
-        centers = [wide[labels == component].mean(axis=0) for component in range(workload.k)]
-        labels = nearest(wide, np.stack(centers))
+        centers = np.stack([wide[labels == k].mean(axis=0) for k in range(workload.k)])
+        labels = nearest(wide, centers)
+    for _ in range(MOST_DRAWS):
+        few = np.bincount(labels, minlength=workload.k) < ROWS_PER_FEATURE * workload.d
+        if not few.any():
+            break
+        centers[few] = wide[rng.choice(len(x), few.sum(), replace=False)]
+        labels = nearest(wide, centers)
     found = estimate(wide, labels, workload.covariance_type)
     if shrinkage is None:
         shrinkage = 0 if workload.kind == "round" else SHRINKAGE
