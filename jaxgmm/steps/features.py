@@ -14,8 +14,9 @@ from jaxgmm.arrays.numerics import at_least, contract, einsum
 from jaxgmm.covariances.storage import is_diagonal
 from jaxgmm.mixtures.mixture import GaussianMixture
 
-# With so many features rows are read faster as they are than transposed.
-ROW_MAJOR_FROM = 16
+# From so many coordinates on two products of them are faster than one of features that are put
+# together first.
+IN_TWO_FROM = 16
 # Features that are multiplied in blocks are no more than so many, each of which is compiled.
 BLOCKS = 16
 
@@ -123,16 +124,15 @@ def _put_in_products(sums: tuple[Array, ...], chosen: Array, packed: Array) -> t
 
 
 def _squares(z: Array) -> tuple[Array, ...]:
-    """z² and z: features first where there are few of them, else rows first.
+    """z² and z: in one block with features first where there are few of them, else in two.
 
-    XLA's CPU backend joins arrays slowly, and multiplies by a choice fast.
+    XLA's CPU backend joins arrays slowly, and multiplies few of them by a choice fast.
     """
     n_rows, n_features = z.shape
-    if n_features < ROW_MAJOR_FROM:
-        squared = np.array([True, False])[:, None, None]
-        return ((z.T[None] * jnp.where(squared, z.T[None], 1)).reshape(-1, n_rows).T,)
-    squared = np.array([True, False])[None, :, None]
-    return ((z[:, None, :] * jnp.where(squared, z[:, None, :], 1)).reshape(n_rows, -1),)
+    if n_features >= IN_TWO_FROM:
+        return z * z, z
+    squared = np.array([True, False])[:, None, None]
+    return ((z.T[None] * jnp.where(squared, z.T[None], 1)).reshape(-1, n_rows).T,)
 
 
 def _form_in_squares(precisions: Array, slopes: Array, constants: Array) -> LogitCoefficients:
@@ -140,9 +140,9 @@ def _form_in_squares(precisions: Array, slopes: Array, constants: Array) -> Logi
 
 
 def _counts_and_sums(values: tuple[Array, ...], responsibilities: Array) -> tuple[Array, ...]:
-    (only,) = values
     count = einsum("kn,n->k", responsibilities, jnp.ones_like(responsibilities[0]))
-    return count, einsum("kn,nf->kf", responsibilities, only)
+    sums = [einsum("kn,nf->kf", responsibilities, block) for block in values]
+    return count, jnp.concatenate(sums, axis=1)
 
 
 def _moments_of_squares(sums: tuple[Array, ...]) -> tuple[Array, ...]:
