@@ -34,6 +34,8 @@ class Budget(NamedTuple):
         features_in_block: so many features at most are multiplied at a time; None for all.
         sums_are_products: whether sums of many rows are made by a product with ones.
         branches_are_slow: whether operations inside of a branch have less of the machine.
+        sparseness: rows of a component are gathered where they are no more than one in so many;
+            None for never.
         in_slots: numbers of which each operation on slots computes that many, at most.
         at_once: likewise where nothing is refilled, and more only wait for the slowest.
         fewer_slots: when the queue is empty and few fits are left, there are so many times fewer
@@ -65,6 +67,7 @@ class Budget(NamedTuple):
     features_in_block: int | None
     sums_are_products: bool
     branches_are_slow: bool
+    sparseness: int | None
     in_slots: int
     at_once: int
     fewer_slots: int
@@ -96,6 +99,7 @@ CPU = Budget(
     features_in_block=560,
     sums_are_products=True,
     branches_are_slow=True,
+    sparseness=32,
     in_slots=2**16,
     at_once=2**12,
     fewer_slots=16,
@@ -107,6 +111,7 @@ ACCELERATOR = Budget(
     features_in_block=None,
     sums_are_products=False,
     branches_are_slow=False,
+    sparseness=None,
     in_slots=2**26,
     at_once=2**26,
     fewer_slots=1,

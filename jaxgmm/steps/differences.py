@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.numerics import (
     FEW,
     einsum,
@@ -28,8 +29,6 @@ from jaxgmm.steps.statistics import SufficientStatistics
 
 T = TypeVar("T")
 
-# A component has its rows gathered where they are no more than one in so many of a chunk.
-SPARSENESS = 32
 # So many for each feature, at most, that a term of a logit by products has.
 ROUNDINGS = 4
 
@@ -159,10 +158,11 @@ def _with_each(
         of_all: (K, ...).
     """
     of_all_rows = partial(of_one, rows=None)
-    if has_rows is None:
+    sparseness = budget().sparseness
+    if has_rows is None or sparseness is None:
         return _for_each(chosen, of_all_rows, of_all)
     n_rows = jax.eval_shape(has_rows, jnp.zeros(1, int)).size
-    few = max(1, n_rows // SPARSENESS)
+    few = max(1, n_rows // sparseness)
 
     def of_few_rows(number: Array) -> T:
         return of_one(number, lax.top_k(has_rows(number).astype(jnp.float32), few)[1])

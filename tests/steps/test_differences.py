@@ -19,7 +19,6 @@ from helpers import (
 import jaxgmm as jg
 from jaxgmm.covariances.storage import with_inverse
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.steps import differences
 from jaxgmm.steps.differences import (
     by_differences_apart,
     may_have_rows,
@@ -194,8 +193,8 @@ def test_of_few_rows_of_a_component_apart_or_of_all(
         apart = by_differences_apart(mixture, full, forms, prior=prior)
         return statistics_by_products(rows, mixture, full, None, None, apart, forms.origin)
 
-    monkeypatch.setattr(differences, "SPARSENESS", sparseness)
-    found, expected = statistics(False), statistics(True)
+    set_budget(monkeypatch, sparseness=sparseness)
+    found, expected = statistics(prior=False), statistics(prior=True)
     assert_close(found.log_likelihood, expected.log_likelihood, rtol=1e2 * EPS)
     count, second = double(expected.count), np.abs(double(expected.second)).reshape(K, -1)
     sizes = {"count": count, "second": second.max(axis=1)}
