@@ -55,7 +55,7 @@ from jaxgmm.operations.priors import niw_prior
 from jaxgmm.solvers.results import FitError
 from jaxgmm.solvers.results import FitResult
 from jaxgmm.solvers.results import Status
-from jaxgmm.fits.selection import Selection
+from jaxgmm.fits.ranking import Selection
 from jaxgmm.fits.selection import select
 from jaxgmm.fits.selection import select_batch
 from jaxgmm.steps.statistics import SufficientStatistics

@@ -153,3 +153,16 @@ def set_budget(patch, **sizes):
     """Other sizes than those that were tuned, on every platform."""
     for platform in ("CPU", "ACCELERATOR"):
         patch.setattr(budgets, platform, getattr(budgets, platform)._replace(**sizes))
+
+
+class Tensor:
+    """Of another library, on the host: it exports DLPack, and nothing else."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __dlpack__(self, **options):
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.values.__dlpack_device__()

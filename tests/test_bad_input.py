@@ -16,6 +16,7 @@ from helpers import (
     DTYPE,
     K,
     N,
+    Tensor,
     array,
     assert_same_mixture,
     blobs,
@@ -179,19 +180,6 @@ def test_old_keys_are_accepted():
     assert np.array_equal(mixture.sample(old, 4), mixture.sample(new, 4))
 
 
-class OnlyDLPack:
-    """An array of another library, which offers nothing else."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __dlpack__(self, **options):
-        return self.values.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self.values.__dlpack_device__()
-
-
 def readonly():
     x = np.array(X, DTYPE)
     x.setflags(write=False)
@@ -204,7 +192,7 @@ SAME_DATA = {
     "A24 reversed view": lambda: np.ascontiguousarray(np.array(X, DTYPE)[::-1])[::-1],
     "A24 read-only": readonly,
     "A24 DataFrame": lambda: pd.DataFrame(np.array(X, DTYPE), columns=["a", "b"]),
-    "A24 DLPack": lambda: OnlyDLPack(np.array(X, DTYPE)),
+    "A24 DLPack": lambda: Tensor(np.array(X, DTYPE)),
     "A24 list": lambda: np.array(X, DTYPE).tolist(),
     "A24 big-endian": lambda: np.array(X, DTYPE).astype(np.dtype(DTYPE).newbyteorder(">")),
 }

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgmm.arrays.numerics import FEW, align, contract, inverse_of_lower
+from jaxgmm.arrays.matrices import inverse_of_lower
+from jaxgmm.arrays.numerics import FEW, align, contract
 
 # So many rows are reflected one after the other before the rows below follow, by products.
 PANEL = 16

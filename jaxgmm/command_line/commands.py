@@ -31,7 +31,8 @@ from jaxgmm.files.table_columns import numbered
 from jaxgmm.files.table_writing import Block, write_blocks, write_text, writer_for
 from jaxgmm.files.tables import BLOCK_ROWS
 from jaxgmm.fits.criteria import n_parameters
-from jaxgmm.fits.selection import Selection, select
+from jaxgmm.fits.ranking import Selection
+from jaxgmm.fits.selection import select
 from jaxgmm.mixtures.mixture import GaussianMixture
 
 TOL = 1e-8

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from jaxgmm import __version__
 from jaxgmm.covariances.structures import STRUCTURES, SWEPT, structure_named
-from jaxgmm.fits.selection import CRITERIA
+from jaxgmm.fits.ranking import CRITERIA
 
 EPILOG = """\
 FILE is CSV (with or without a header, compressed or not), NPY or Parquet; without one, the

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxgmm.command_line.messages import counted, say
 from jaxgmm.covariances.structures import STRUCTURES
-from jaxgmm.fits.selection import Selection, at_edge, ranking
+from jaxgmm.fits.ranking import Selection, at_edge, ranking
 
 # Of the covariances of one fit: 80 MB in float64. A sweep holds those of several restarts, and
 # several of each.

@@ -13,7 +13,7 @@ from jaxgmm.covariances.storage import (
 )
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.fits.criteria import criteria_of, n_parameters
-from jaxgmm.fits.selection import Selection
+from jaxgmm.fits.ranking import Selection
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.solvers.results import FitResult, Status
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgmm.arrays.numerics import einsum, inverse_of_lower
+from jaxgmm.arrays.matrices import inverse_of_lower
+from jaxgmm.arrays.numerics import einsum
 from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical, variances
 
 

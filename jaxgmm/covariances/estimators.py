@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgmm.arrays.host import is_concrete
-from jaxgmm.arrays.numerics import at_least, cholesky, is_positive_definite
+from jaxgmm.arrays.matrices import cholesky, is_positive_definite
+from jaxgmm.arrays.numerics import at_least
 from jaxgmm.covariances.storage import Covariance, Diagonal, Full, Spherical
 
 Estimator = Callable[[Array, Array, Covariance | None], Covariance]

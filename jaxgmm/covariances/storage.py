@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgmm.arrays.numerics import align, einsum, inverse_of_lower, is_positive_definite
+from jaxgmm.arrays.matrices import inverse_of_lower, is_positive_definite
+from jaxgmm.arrays.numerics import align, einsum
 
 
 @jax.tree_util.register_dataclass

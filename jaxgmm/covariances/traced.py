@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgmm.arrays.numerics import cholesky
+from jaxgmm.arrays.matrices import cholesky
 from jaxgmm.covariances.charts import Chart
 from jaxgmm.covariances.storage import Covariance, Full
 from jaxgmm.covariances.structures import STRUCTURES, Structure, structure_named

@@ -1,7 +1,7 @@
 """Model selection: a sweep over numbers of components and covariance types, and its table."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,79 +25,21 @@ from jaxgmm.arrays.validation import (
 from jaxgmm.covariances.structures import SWEPT, structure_named
 from jaxgmm.execution.tasks import at
 from jaxgmm.fits.batching import check_batch
-from jaxgmm.fits.criteria import criteria_of, free_parameters
 from jaxgmm.fits.initialization import STARTS
+from jaxgmm.fits.ranking import (
+    CRITERIA,
+    ROW,
+    ROW_WITH_FOLDS,
+    Selection,
+    at_edge,
+    table_row,
+    winning_row,
+)
 from jaxgmm.fits.redundancy import warn_of_redundancy
 from jaxgmm.fits.sweeps import Candidate, Fits, fit_group, groups_of, kept_in_folds
-from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights
+from jaxgmm.solvers.results import FitResult, in_unit_of_weights
 from jaxgmm.solvers.settings import Limits, check_limits, check_reg_covar
 from jaxgmm.steps.maximization import stored_as
-
-# The criteria; the winner has the lowest value, times this sign.
-CRITERIA = {"bic": 1, "aic": 1, "icl": 1, "cv": -1}
-
-ROW = np.dtype(
-    [
-        ("n_components", np.int64),
-        ("covariance_type", "U16"),
-        ("log_likelihood", np.float64),
-        ("n_parameters", np.int64),
-        ("aic", np.float64),
-        ("bic", np.float64),
-        ("icl", np.float64),
-        ("n_iter", np.int64),
-        ("status", np.int64),
-    ]
-)
-ROW_WITH_FOLDS = np.dtype([*ROW.descr, ("cv", np.float64), ("cv_standard_error", np.float64)])
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """The outcome of a sweep.
-
-    Attributes:
-        best: the winner by the criterion among the fits without degenerate components and with
-            finite numbers, or among all where there is none.
-        table: structured array, a row for each fit in the order of the sweep, with n_components,
-            covariance_type, log_likelihood, n_parameters, aic, bic, icl, n_iter and status; and
-            with cv and cv_standard_error, where that is the criterion.
-        criterion: by which the winner was chosen.
-        at_edge: whether the winner has the smallest or largest number of components of a sweep
-            over several, other than 1, so that better ones may lie outside.
-    """
-
-    best: FitResult
-    table: np.ndarray
-    criterion: str
-    at_edge: bool
-
-    def ranked(self) -> np.ndarray:
-        """The table with the best row first; unhealthy fits stand behind healthy ones."""
-        return self.table[ranking(self.table, self.criterion)]
-
-
-def ranking(table: np.ndarray, criterion: str) -> np.ndarray:
-    """Row numbers, best first: healthy fits before unhealthy ones, then by the criterion."""
-    values = CRITERIA[criterion] * table[criterion]
-    values = np.where(np.isnan(values), np.inf, values)
-    return np.lexsort((values, ~is_healthy(table)))
-
-
-def is_healthy(table: np.ndarray) -> np.ndarray:
-    """Mask of the rows whose fits are finite and without degenerate components."""
-    return ~np.isin(table["status"], (Status.NON_FINITE, Status.DEGENERATE))
-
-
-def winning_row(table: np.ndarray, criterion: str, one_standard_error: bool) -> int:
-    """The number of the best row, or of the simplest that is within its standard error."""
-    best = ranking(table, criterion)[0]
-    if not one_standard_error:
-        return int(best)
-    near = table["cv"] >= table["cv"][best] - table["cv_standard_error"][best]
-    near &= is_healthy(table) == is_healthy(table)[best]
-    near[best] = True
-    return int(np.argmin(np.where(near, table["n_parameters"], np.inf)))
 
 
 def select(
@@ -299,34 +241,6 @@ def selection_of(
     return Selection(best, table, criterion, at_edge(table, winner))
 
 
-def table_row(fits: Fits, candidate: Candidate, n_rows: float, unit: float) -> np.ndarray:
-    """One row of the table; `n_rows` is the sum of the fits' weights, which are in a unit."""
-    result: FitResult = at(fits.results, 0)
-    n_features = result.mixture.means.shape[1]
-    parameters = free_parameters(candidate.n_components, n_features, candidate.covariance_type)
-    log_likelihood = unit * float(result.log_likelihood)
-    certainty = unit * float(fits.log_map_responsibility[0])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_n_rows = float(np.log(n_rows) + np.log(unit))
-    values = criteria_of(log_likelihood, certainty, parameters, log_n_rows)
-    held_out = fits.held_out[1:].astype(float)
-    row = (
-        candidate.n_components,
-        candidate.covariance_type,
-        log_likelihood,
-        parameters,
-        values["aic"],
-        values["bic"],
-        values["icl"],
-        int(result.n_iter),
-        int(result.status),
-    )
-    if not held_out.size:
-        return np.array(row, ROW)
-    error = held_out.std(ddof=1) / np.sqrt(held_out.size)
-    return np.array((*row, held_out.mean(), error), ROW_WITH_FOLDS)
-
-
 def result_of(fits: Fits, candidate: Candidate) -> FitResult:
     """The fit to all rows: its own components only, stored as its type is."""
     result: FitResult = at(fits.results, 0)
@@ -341,13 +255,6 @@ def result_of(fits: Fits, candidate: Candidate) -> FitResult:
     return replace(
         result, mixture=stored_as(structure_named(candidate.covariance_type), result.mixture)
     )
-
-
-def at_edge(table: np.ndarray, winner: int) -> bool:
-    """Whether a row is at the end of a sweep over several numbers of components, other than 1."""
-    counts = table["n_components"]
-    edges = {int(counts.min()), int(counts.max())} - {1}
-    return bool(counts.min() < counts.max()) and int(counts[winner]) in edges
 
 
 def _checked_sweep(

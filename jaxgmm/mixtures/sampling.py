@@ -10,7 +10,8 @@ from jax.scipy.stats import norm
 
 from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.chunks import map_over_chunks
-from jaxgmm.arrays.numerics import einsum, inverse_of_lower, log_softmax, varying
+from jaxgmm.arrays.matrices import inverse_of_lower
+from jaxgmm.arrays.numerics import einsum, log_softmax, varying
 from jaxgmm.covariances.storage import (
     Covariance,
     diagonal_of_factors,

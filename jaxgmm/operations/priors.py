@@ -14,7 +14,8 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
 from jaxgmm.arrays.host import is_concrete, unit_weights
-from jaxgmm.arrays.numerics import cholesky, einsum
+from jaxgmm.arrays.matrices import cholesky
+from jaxgmm.arrays.numerics import einsum
 from jaxgmm.arrays.validation import check_data, check_mixture, check_number
 from jaxgmm.covariances.storage import Full, average
 from jaxgmm.mixtures.mixture import GaussianMixture

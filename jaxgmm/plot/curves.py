@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jaxgmm.arrays.validation import check_count, check_known, check_mixture, check_number
-from jaxgmm.fits.selection import Selection, is_healthy
+from jaxgmm.fits.ranking import Selection, is_healthy
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.operations.algebra import marginal, regress
 from jaxgmm.plot.components import components_of

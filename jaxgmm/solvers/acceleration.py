@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxgmm.arrays.numerics import cholesky, difference, einsum, inverse_of_lower, log_softmax
+from jaxgmm.arrays.matrices import cholesky, inverse_of_lower
+from jaxgmm.arrays.numerics import difference, einsum, log_softmax
 from jaxgmm.covariances.charts import Chart
 from jaxgmm.covariances.storage import variances
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite

@@ -47,8 +47,8 @@ class Features(NamedTuple):
     Attributes:
         count: F, of D.
         of: the values for a chunk: (rows, D) -> blocks (rows, F_b) of the F features.
-        form: of log densities: from precisions P_k (K, D, D), or their diagonals (K, D) where all
-            else is zero, slopes P_k μ_k (K, D) and constants (K,).
+        coefficients: of log densities: from precisions P_k (K, D, D), or their diagonals (K, D)
+            where all else is zero, slopes P_k μ_k (K, D) and constants (K,).
         sum: of the values under responsibilities (K, rows): (F_b, K) or (K, F), whichever product
             is the faster one.
         moments: from what `sum` returns: counts (K,), the first moments (K, D), and the second
@@ -59,7 +59,7 @@ class Features(NamedTuple):
 
     count: Callable[[int], int]
     of: Callable[[Array], tuple[Array, ...]]
-    form: Callable[[Array, Array, Array], LogitCoefficients]
+    coefficients: Callable[[Array, Array, Array], LogitCoefficients]
     sum: Callable[[tuple[Array, ...], Array], tuple[Array, ...]]
     moments: Callable[[tuple[Array, ...]], tuple[Array, ...]]
     packed: Callable[[Array, Array, Array], Array]
@@ -84,7 +84,7 @@ def _products(z: Array) -> tuple[Array, ...]:
     return tuple((augmented[i] * augmented[j]).T for i, j in blocks)
 
 
-def _form_in_products(precisions: Array, slopes: Array, constants: Array) -> LogitCoefficients:
+def _logits_in_products(precisions: Array, slopes: Array, constants: Array) -> LogitCoefficients:
     quadratic = jnp.concatenate([-precisions, slopes[:, :, None]], axis=2)
     first, second = (of_pairs[:-1] for of_pairs in _pairs(slopes.shape[1]))
     # Off the diagonal each product stands for two.
@@ -135,7 +135,7 @@ def _squares(z: Array) -> tuple[Array, ...]:
     return ((z.T[None] * jnp.where(squared, z.T[None], 1)).reshape(-1, n_rows).T,)
 
 
-def _form_in_squares(precisions: Array, slopes: Array, constants: Array) -> LogitCoefficients:
+def _logits_in_squares(precisions: Array, slopes: Array, constants: Array) -> LogitCoefficients:
     return LogitCoefficients(jnp.concatenate([-precisions / 2, slopes], axis=1), constants)
 
 
@@ -166,7 +166,7 @@ def _put_in_squares(sums: tuple[Array, ...], chosen: Array, packed: Array) -> tu
 PRODUCTS = Features(
     count=lambda d: (d + 1) * (d + 2) // 2,
     of=_products,
-    form=_form_in_products,
+    coefficients=_logits_in_products,
     sum=_sum_of_products,
     moments=_moments_of_products,
     packed=_packed_products,
@@ -176,7 +176,7 @@ PRODUCTS = Features(
 SQUARES = Features(
     count=lambda d: 2 * d,
     of=_squares,
-    form=_form_in_squares,
+    coefficients=_logits_in_squares,
     sum=_counts_and_sums,
     moments=_moments_of_squares,
     packed=_packed_squares,
@@ -186,7 +186,7 @@ SQUARES = Features(
 LINEAR = Features(
     count=lambda d: d,
     of=lambda z: (z,),
-    form=lambda precisions, slopes, constants: LogitCoefficients(slopes, constants),
+    coefficients=lambda precisions, slopes, constants: LogitCoefficients(slopes, constants),
     sum=_counts_and_sums,
     moments=lambda sums: sums,
     packed=lambda count, first, second: jnp.concatenate([count[:, None], first], axis=1),

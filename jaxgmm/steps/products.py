@@ -65,7 +65,7 @@ def logit_coefficients(mixture: GaussianMixture, features: Features) -> LogitCoe
     of_all = jnp.broadcast_to(precisions, (n_components, *precisions.shape[1:]))
     constants = mixture.log_weights - log_normalizer(mixture.covariance, n_features)
     constants -= jnp.sum(slopes * mixture.means, axis=1) / 2
-    return features.form(of_all, slopes, constants)
+    return features.coefficients(of_all, slopes, constants)
 
 
 class Apart(NamedTuple):
@@ -116,7 +116,9 @@ def statistics_by_products(
     n_features = mixture.n_features
     features = LINEAR if second_moment is not None else features_for(mixture, full_second_moment)
     origin = jnp.zeros_like(mixture.means[0]) if origin is None else origin
-    form = logit_coefficients(replace(mixture, means=mixture.means - origin[None]), features)
+    coefficients = logit_coefficients(
+        replace(mixture, means=mixture.means - origin[None]), features
+    )
     # Finite coefficients make dead components unlikely only: a prior that rules out all others
     # would revive them.
     dead = jnp.where(jnp.isneginf(mixture.log_weights), -jnp.inf, 0)
@@ -125,7 +127,7 @@ def statistics_by_products(
         # Once, and not anew for each use.
         z = lax.optimization_barrier(z)
         values = features.of(z - origin[None])
-        logits = apart.logits(form.at(values), z)
+        logits = apart.logits(coefficients.at(values), z)
         logits, most = rows.with_prior(logits, numbers, weights)
         if most is not None:
             logits += dead[:, None]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import DOUBLE, DTYPE, blobs
+from helpers import DOUBLE, DTYPE, Tensor, blobs
 
 import jaxgmm as jg
 from jaxgmm.arrays.budgets import CPU
@@ -17,19 +17,6 @@ from jaxgmm.arrays.host import from_host
 pytestmark = pytest.mark.quick
 
 X = blobs()
-
-
-class Tensor:
-    """Of another library, on the host: it exports DLPack, and nothing else."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __dlpack__(self, **options):
-        return self.values.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self.values.__dlpack_device__()
 
 
 class TensorAndArray(Tensor):

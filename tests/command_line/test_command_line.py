@@ -15,7 +15,7 @@ import jaxgmm as jg
 from jaxgmm.command_line import commands, main
 from jaxgmm.command_line.options import parser
 from jaxgmm.files.tables import old_faithful
-from jaxgmm.fits.selection import ROW, Selection
+from jaxgmm.fits.ranking import ROW, Selection
 
 SMALL = ["--components", "1:2", "--covariance-type", "tied", "--n-init", "1"]
 

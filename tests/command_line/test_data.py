@@ -12,7 +12,7 @@ from helpers import assert_refused
 import jaxgmm as jg
 from jaxgmm.command_line import commands, main
 from jaxgmm.files.tables import read_table
-from jaxgmm.fits.selection import ROW, Selection
+from jaxgmm.fits.ranking import ROW, Selection
 
 RANDOM = np.random.default_rng(0)
 HEIGHT = RANDOM.normal(170, 10, 60)

@@ -7,7 +7,8 @@ import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
 
 import jaxgmm as jg
-from jaxgmm.arrays.numerics import cholesky, log_softmax, logsumexp
+from jaxgmm.arrays.matrices import cholesky
+from jaxgmm.arrays.numerics import log_softmax, logsumexp
 from jaxgmm.covariances.storage import kl_between_covariances, precision, precision_diagonal
 from jaxgmm.covariances.structures import STRUCTURES, covariance_type_of, structure_named
 

@@ -24,7 +24,7 @@ import jaxgmm as jg
 import jaxgmm.fits.selection
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.covariances.traced import TracedStructure
-from jaxgmm.fits.selection import ROW, ROW_WITH_FOLDS, Selection, ranking, winning_row
+from jaxgmm.fits.ranking import ROW, ROW_WITH_FOLDS, Selection, ranking, winning_row
 from jaxgmm.fits.sweeps import kept_in_folds
 
 WEIGHTS = np.arange(N) % 4.0

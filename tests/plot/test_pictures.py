@@ -16,7 +16,7 @@ from plotted import MEANS, batch_of, drawn, mixture_of, new_axes, rows_of
 
 import jaxgmm as jg
 from jaxgmm import plot
-from jaxgmm.fits.selection import ROW_WITH_FOLDS, Selection
+from jaxgmm.fits.ranking import ROW_WITH_FOLDS, Selection
 from jaxgmm.plot.components import components_of, density_levels
 from jaxgmm.plot.drawing import MAX_POINTS
 
