@@ -4,11 +4,11 @@
 
 Clusters are round, correlated, one of them tight, or heavy-tailed; `--kinds` chooses among these.
 
-All libraries start from the same mixture, on the same rows, in the same dtype, and run the same
-numbers of iterations. Each works in a process of its own that stays alive through a workload, and
-they take turns: every repeat goes once through all of them. What one iteration takes is the
-difference between two runs that differ in the number of iterations, so that whatever happens once,
-such as checking input or a last pass over the data, cancels. Results are waited for.
+All libraries start from the same mixture, on the same rows, in the same dtype. Each works in a
+process of its own that stays alive through a workload, and they take turns: every repeat goes once
+through all of them. What one iteration takes is the difference between two runs, of three
+iterations and of as many more as take 0.3 seconds, so that whatever happens once, such as checking
+input or a last pass over the data, cancels. Results are waited for.
 
 Beside the times stand: the log-likelihood after the same number of iterations, computed in float64
 from the parameters a library returns, and how far it is from that of a float64 EM in NumPy; what

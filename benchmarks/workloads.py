@@ -86,8 +86,8 @@ def start(
     workload: Workload, x: np.ndarray, rng: np.random.Generator, shrinkage: float | None = None
 ) -> Parameters:
     """The M-step of a partition: rows go to the nearest of K rows drawn at random, after two steps
-    of Lloyd's algorithm. Centers of groups that have too few rows for a covariance are drawn anew,
-    and where clusters aren't round covariances are drawn toward their average.
+    of Lloyd's algorithm. Centers of groups that then have too few rows for a covariance are drawn
+    anew, and where clusters aren't round covariances are drawn toward their average.
 
     Computed in float64, and rounded to the dtype of x.
     """
@@ -103,6 +103,8 @@ def start(
             break
         centers[few] = wide[rng.choice(len(x), few.sum(), replace=False)]
         labels = nearest(wide, centers)
+    else:
+        raise RuntimeError(f"no {workload.k} groups with {ROWS_PER_FEATURE} rows for each feature")
     found = estimate(wide, labels, workload.covariance_type)
     if shrinkage is None:
         shrinkage = 0 if workload.kind == "round" else SHRINKAGE

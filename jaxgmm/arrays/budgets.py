@@ -34,8 +34,9 @@ class Budget(NamedTuple):
         features_in_block: so many features at most are multiplied at a time; None for all.
         sums_are_products: whether sums of many rows are made by a product with ones.
         branches_are_slow: whether operations inside of a branch have less of the machine.
-        sparseness: rows of a component are gathered where they are no more than one in so many;
-            None for never.
+        sparseness: of a component that products lose the rows that matter are gathered where they
+            are no more than one in so many, and none are gone through where there are none; None
+            for all rows always.
         in_slots: numbers of which each operation on slots computes that many, at most.
         at_once: likewise where nothing is refilled, and more only wait for the slowest.
         fewer_slots: when the queue is empty and few fits are left, there are so many times fewer

@@ -1,4 +1,4 @@
-"""Model selection: a sweep over numbers of components and covariance types, and its table."""
+"""Model selection: a sweep over numbers of components and covariance types."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace

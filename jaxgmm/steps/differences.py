@@ -1,5 +1,6 @@
 """The E-step by whitened differences, which never lose a digit."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -21,7 +22,7 @@ from jaxgmm.arrays.numerics import (
 from jaxgmm.covariances.storage import pick, precision_diagonal
 from jaxgmm.mixtures.densities import log_density, log_normalizer, standardized
 from jaxgmm.mixtures.mixture import GaussianMixture
-from jaxgmm.steps.features import PRODUCTS, SQUARES, features_for, with_one
+from jaxgmm.steps.features import PRODUCTS, SQUARES, Features, features_for, with_one
 from jaxgmm.steps.forms import Forms, weighted_squares
 from jaxgmm.steps.products import Apart
 from jaxgmm.steps.rows import Rows
@@ -29,8 +30,7 @@ from jaxgmm.steps.statistics import SufficientStatistics
 
 T = TypeVar("T")
 
-# So many for each feature, at most, that a term of a logit by products has.
-ROUNDINGS = 4
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def by_differences_apart(
@@ -44,8 +44,8 @@ def by_differences_apart(
     """The components that products lose, one after the other by differences.
 
     So only as many cost what differences do as have to, in a batch as many as any of its mixtures
-    has; and one that has collapsed costs hardly anything, as in no digit any but a few rows are its
-    own.
+    has. On a CPU one that has collapsed costs hardly anything, unless there is a prior: of rows
+    whose share in it is zero in every digit, what products say is good enough.
 
     Args:
         mixture: K components.
@@ -61,34 +61,31 @@ def by_differences_apart(
     def logits(of_all: Array, z: Array) -> Array:
         # Features first, once and not anew for each component.
         columns = lax.optimization_barrier(z.T)
-        may_have = None if prior else may_have_rows(mixture, forms, of_all, z)
+        excess = None if prior else excess_over_nothing(mixture, forms, features, of_all, z)
 
         def of_one(number: Array, rows: Array | None) -> Array:
             own = columns.T if rows is None else z[rows]
             whitened = standardized(pick(mixture.covariance, number), mixture.means[number], own)
             found = constants[number][:, None] - einsum("kin,kin->kn", whitened, whitened) / 2
-            return found if rows is None else row_of(of_all, number).at[:, rows].set(found)
+            if rows is None:
+                return found
+            return of_component(of_all, number).at[:, rows].set(found, unique_indices=True)
 
-        return _with_each(forms.logits_apart, may_have, of_one, varying(of_all, z, mixture))
+        return _with_each(forms.logits_apart, excess, of_one, varying(of_all, z, mixture))
 
-    def sums(
-        of_all: tuple[Array, ...], z: Array, responsibilities: Array, terms: Array
-    ) -> tuple[Array, ...]:
+    def sums(of_all: tuple[Array, ...], z: Array, responsibilities: Array) -> tuple[Array, ...]:
         # Likewise with a one, whose origin is 0.
         columns = lax.optimization_barrier(with_one(z.T))
         origins = jnp.pad(origin, ((0, 0), (0, 1)))
-
-        def has(number: Array) -> Array:
-            return row_of(terms, number)[0] != 0
+        share = partial(of_component, responsibilities)
 
         def of_one(number: Array, rows: Array | None) -> tuple[Array, ...]:
-            own = row_of(responsibilities, number)
-            own = own if rows is None else own[:, rows]
+            own = share(number) if rows is None else share(number)[:, rows]
             if z.shape[1] <= FEW:
                 own_z = z if rows is None else z[rows]
-                return sum_moments(own_z, own, row_of(origin, number), features is PRODUCTS)
+                return sum_moments(own_z, own, of_component(origin, number), features is PRODUCTS)
             own_columns = columns if rows is None else with_one(z[rows].T)
-            difference = own_columns - row_of(origins, number).T
+            difference = own_columns - of_component(origins, number).T
             return _moments_of_one(difference, own, features is PRODUCTS)
 
         # On their own, so that a CPU does both at a time.
@@ -96,55 +93,63 @@ def by_differences_apart(
         shapes = jax.eval_shape(lambda number: of_one(number, None), jnp.zeros(1, int))
         nothing = tuple(jnp.zeros((n_components, *own.shape[1:]), z.dtype) for own in shapes)
         nothing = varying(nothing, z, responsibilities, mixture)
-        found = _with_each(forms.moments_apart, has, of_one, nothing)
+        found = _with_each(forms.moments_apart, share, of_one, nothing)
         return features.put(of_all, forms.moments_apart, features.packed(*found))
 
     about = jnp.where(forms.moments_apart[:, None], origin, forms.origin[None])
     return Apart(logits, sums, about)
 
 
-def row_of(array: Array, number: Array) -> Array:
+def of_component(array: Array, number: Array) -> Array:
     """The part (1, ...) of an array (K, ...) that belongs to the component with a number (1,)."""
     return lax.dynamic_slice_in_dim(array, number[0], 1)
 
 
-def may_have_rows(
-    mixture: GaussianMixture, forms: Forms, logits: Array, z: Array
+def excess_over_nothing(
+    mixture: GaussianMixture, forms: Forms, features: Features, logits: Array, z: Array
 ) -> Callable[[Array], Array]:
-    """Which rows may have a share in a component that is anything but zero.
+    """The distance of logits from where a share in a component is zero, constant to derivatives.
 
-    Those whose logit, with all that products may have lost of it, is so near the largest of the
-    components that products don't lose that its exponential isn't zero. A sum of D² products is off
-    by eps times their sizes for as many roundings as it may have, where |P_ij x_i x_j| is at most
-    (P_ii x_i² + P_jj x_j²) / 2.
+    It is more than zero where the exponential, relative to the largest of the components that
+    products don't lose, is more than zero if products have lost as much as they may. A sum of n
+    terms is off by about √n eps times their sizes; twice that is allowed for. The largest are
+    P_ii x_i², and off the diagonal of P |P_ij x_i x_j| is at most (P_ii x_i² + P_jj x_j²) / 2, D
+    times in all.
 
     Args:
         mixture: K components.
         forms: of which components products lose what.
+        features: whose products they are.
         logits: (K, rows), by products.
         z: (rows, D).
 
     Returns:
-        A function of the number (1,) of a component: (rows,) bool.
+        A function of the number (1,) of a component: (1, rows).
     """
-    dtype = jnp.finfo(z.dtype)
-    slack = float(ROUNDINGS * mixture.n_features * dtype.eps)
-    steepness = jnp.max(precision_diagonal(mixture.covariance, mixture.n_features), axis=1)
+    mixture, logits, z = lax.stop_gradient((mixture, logits, z))
+    dtype, n_features = jnp.finfo(z.dtype), mixture.n_features
+    n_terms = features.count(n_features)
+    n_times = 2 * math.sqrt(n_terms) * (n_features if features is PRODUCTS else 1)
+    steepness = jnp.max(precision_diagonal(mixture.covariance, n_features), axis=1)
     of_means = weighted_squares(mixture, mixture.means - forms.origin[None])
-    squares = jnp.sum((z - forms.origin[None]) ** 2, axis=1)
-    most = jnp.max(jnp.where(forms.logits_apart[:, None], -jnp.inf, logits), axis=0)
-    negligible = most + float(np.log(dtype.smallest_subnormal)) - 1
+    steepness = jnp.broadcast_to(steepness, of_means.shape)
+    squares = jnp.sum((z - forms.origin[None]) ** 2, axis=1)[None]
+    most = jnp.max(jnp.where(forms.logits_apart[:, None], -jnp.inf, logits), axis=0)[None]
+    # The logarithm of the smallest number there is.
+    nothing = most + float(np.log(dtype.tiny) + np.log(dtype.eps))
 
-    def may_have(number: Array) -> Array:
-        lost = slack * (row_of(steepness, number) * squares + row_of(of_means, number))
-        return ~(row_of(logits, number)[0] + lost < negligible)
+    def excess(number: Array) -> Array:
+        terms = of_component(steepness, number)[:, None] * squares
+        terms += of_component(of_means, number)[:, None]
+        lost = n_times * float(dtype.eps) * terms
+        return of_component(logits, number) + lost - nothing
 
-    return may_have
+    return excess
 
 
 def _with_each(
     chosen: Array,
-    has_rows: Callable[[Array], Array] | None,
+    excess: Callable[[Array], Array] | None,
     of_one: Callable[..., T],
     of_all: T,
 ) -> T:
@@ -152,23 +157,28 @@ def _with_each(
 
     Args:
         chosen: (K,) bool.
-        has_rows: from the number (1,) of a component: (rows,) bool, those that matter to it. Where
-            none does, what there is of it stays. None for all rows of all components.
-        of_one: from the number, and those of rows or None for all: (1, ...).
+        excess: from the number (1,) of a component: (1, rows), more than 0, or NaN, of rows that
+            matter to it. Where none does, what there is of it stays. None for all rows of all.
+        of_one: from the number, and those of different rows or None for all: (1, ...). Rows that
+            don't matter make no difference.
         of_all: (K, ...).
     """
     of_all_rows = partial(of_one, rows=None)
     sparseness = budget().sparseness
-    if has_rows is None or sparseness is None:
+    if excess is None or sparseness is None:
         return _for_each(chosen, of_all_rows, of_all)
-    n_rows = jax.eval_shape(has_rows, jnp.zeros(1, int)).size
+    n_rows = jax.eval_shape(excess, jnp.zeros(1, int)).size
     few = max(1, n_rows // sparseness)
 
-    def of_few_rows(number: Array) -> T:
-        return of_one(number, lax.top_k(has_rows(number).astype(jnp.float32), few)[1])
-
     def count(number: Array) -> Array:
-        return jnp.sum(has_rows(number).astype(int), keepdims=True)
+        return jnp.sum(~(excess(number) <= 0), axis=1)
+
+    def of_few_rows(number: Array) -> T:
+        found = excess(number)[0]
+        # In float32, as for others a CPU has no fast way to find the largest.
+        size = jnp.clip(jnp.where(jnp.isnan(found), jnp.inf, found), TINY, 1 / TINY)
+        size = jnp.where(found <= 0, 0, size).astype(jnp.float32)
+        return of_one(number, lax.top_k(size, few)[1])
 
     counts = _for_each(chosen, count, varying(jnp.zeros(chosen.size, int), of_all))
     # Loops of their own, as XLA splits no work inside of a branch among cores.
@@ -185,7 +195,7 @@ def _for_each(chosen: Array, of_one: Callable[[Array], T], of_all: T) -> T:
 
         def put_in(array: Array, own: Array) -> Array:
             # In a batch there are as many turns as any of its members needs.
-            own = jnp.where(i < n_chosen, own, row_of(array, number))
+            own = jnp.where(i < n_chosen, own, of_component(array, number))
             return lax.dynamic_update_slice_in_dim(array, own, number[0], axis=0)
 
         return jax.tree.map(put_in, of_all, of_one(number))

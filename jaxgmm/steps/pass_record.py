@@ -20,7 +20,8 @@ class Pass(NamedTuple):
 
     Attributes:
         n_components: K.
-        n_logits_apart: whose logits matrix products would have lost, and were made by differences.
+        n_logits_apart: whose logits matrix products would have lost, and were made by differences
+            of the rows that may have a share in them.
         n_moments_apart: likewise whose moments.
         n_apart: whose logits or moments.
     """

@@ -72,22 +72,20 @@ class Apart(NamedTuple):
     """Components of which logits and moments are made in another way, because products lose them.
 
     Attributes:
-        logits: of (K, rows) and the rows (rows, D), the first with those of these components.
-        sums: of what `Features.sum` returns, the rows, weighted responsibilities (K, rows), and
-            what these are in proportion to but for weights (K, rows), the first with the moments of
-            these components, about another origin.
+        logits: of (K, rows) and the rows (rows, D), the first with those of these components; but
+            for rows whose share in them is zero anyway.
+        sums: of what `Features.sum` returns, the rows, and weighted responsibilities (K, rows), the
+            first with the moments of these components, about another origin.
         origin: (K, D) of all moments; None for that of the products.
     """
 
     logits: Callable[[Array, Array], Array]
-    sums: Callable[[tuple[Array, ...], Array, Array, Array], tuple[Array, ...]]
+    sums: Callable[[tuple[Array, ...], Array, Array], tuple[Array, ...]]
     origin: Array | None
 
 
 NONE_APART = Apart(
-    logits=lambda logits, z: logits,
-    sums=lambda sums, z, responsibilities, terms: sums,
-    origin=None,
+    logits=lambda logits, z: logits, sums=lambda sums, z, responsibilities: sums, origin=None
 )
 
 
@@ -136,8 +134,7 @@ def statistics_by_products(
         log_prob = (jnp.log(total) + top)[0]
         log_prob = log_prob if most is None else log_prob + most
         responsibilities = terms * (weights[None] / total)
-        sums = features.sum(values, responsibilities)
-        sums = apart.sums(sums, z, responsibilities, terms)
+        sums = apart.sums(features.sum(values, responsibilities), z, responsibilities)
         return weighted_sum(weights, log_prob), sums
 
     size = rows_of_features(rows.x, features.count(n_features), mixture.n_components)

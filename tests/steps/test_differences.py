@@ -17,11 +17,10 @@ from helpers import (
 )
 
 import jaxgmm as jg
-from jaxgmm.covariances.storage import with_inverse
+from jaxgmm.covariances.storage import pick, with_inverse
 from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.steps.differences import (
-    by_differences_apart,
-    may_have_rows,
+    excess_over_nothing,
     statistics_by_differences,
 )
 from jaxgmm.steps.expectation import expected_statistics
@@ -134,74 +133,130 @@ def test_statistics_are_the_oracles_however_many_components_products_lose(passes
         )
 
 
-@pytest.mark.parametrize("regime", REGIMES)
+def excess_of(mixture, forms, z, full):
+    """Of each component: (K, N), with the logits by products."""
+    features = features_for(mixture, full)
+    moved = replace(mixture, means=mixture.means - forms.origin[None])
+    logits = logit_coefficients(moved, features).at(features.of(z - forms.origin[None]))
+    excess = excess_over_nothing(mixture, forms, features, logits, z)
+    return np.stack([double(excess(jnp.array([k])))[0] for k in range(mixture.n_components)])
+
+
+def exact_excess(mixture, forms, z):
+    """What it would be if products lost nothing."""
+    logits = oracle.logits(oracle.dense(mixture), double(z)).T
+    kept = logits[~np.asarray(forms.logits_apart)]
+    return logits - kept.max(axis=0) - np.log(float(jnp.finfo(z.dtype).smallest_subnormal))
+
+
+@pytest.mark.parametrize("regime", ["two", "most"])
 def test_no_row_with_a_share_in_a_component_apart_is_passed_over(passes, rows, regime):
     """Nor are many looked at whose share is zero, but of a component that has them all around."""
     covariance_type, z, extent, _ = passes
     mixture = mixture_with(REGIMES[regime], covariance_type, double(z))
     forms = forms_of(rows, mixture, extent)
-    features = features_for(mixture, STRUCTURES[covariance_type].full_second_moment)
-    moved = replace(mixture, means=mixture.means - forms.origin[None])
-    logits = logit_coefficients(moved, features).at(features.of(z - forms.origin[None]))
-    may_have = may_have_rows(mixture, forms, logits, z)
-    exact = oracle.logits(oracle.dense(mixture), double(z)).T
-    shares = np.exp((exact - exact.max(axis=0)).astype(z.dtype))
-    for k in np.flatnonzero(forms.logits_apart):
-        found = np.asarray(may_have(jnp.array([k])))
-        assert np.all(found[shares[k] > 0])
-        # The cluster of the tight ones has a quarter of the rows.
-        assert np.sum(found) < 0.3 * N
-        shifted = array(np.asarray(logits) - by_dtype(1e5, 1e9))
-        shifted = jnp.where(forms.logits_apart[:, None], shifted, logits)
-        assert not np.any(may_have_rows(mixture, forms, shifted, z)(jnp.array([k])))
+    apart = np.flatnonzero(forms.logits_apart)
+    found = excess_of(mixture, forms, z, STRUCTURES[covariance_type].full_second_moment)[apart]
+    exact = exact_excess(mixture, forms, z)[apart]
+    assert np.all(found >= exact - 1e-4 * np.abs(exact))
+    # The cluster of the tight ones has a quarter of the rows.
+    assert len(apart) and np.all(np.sum(found > 0, axis=1) < 0.3 * N)
+
+
+@pytest.mark.parametrize("condition", by_dtype([1e3, 1e5], [1e6, 1e11]))
+def test_products_lose_no_more_of_a_logit_than_is_allowed_for(condition):
+    """Of many correlated features, far from the origin."""
+    random, n_features = np.random.default_rng(0), 24
+    axis = np.ones(n_features) / np.sqrt(n_features)
+    thin = np.eye(n_features) - (1 - condition**-0.5) * np.outer(axis, axis)
+    covariance = with_inverse(
+        jg.Full(array(np.stack([np.eye(n_features), np.linalg.cholesky(thin @ thin)])))
+    )
+    means = np.stack([np.zeros(n_features), 4 * axis])
+    mixture = jg.GaussianMixture(array(np.log([0.5, 0.5])), array(means), covariance)
+    apart = jnp.array([False, True])
+    forms = Forms(array(np.zeros(n_features)), apart, apart, array(0.0))
+    z = array(random.normal(size=(N, n_features)) + random.uniform(0, 9, size=(N, 1)) * axis)
+    found, exact = (
+        of[1] for of in (excess_of(mixture, forms, z, True), exact_excess(mixture, forms, z))
+    )
+    assert np.all(found >= exact)
+    # And no more than a few percent of what it is about.
+    assert np.median(found - exact) < 0.1 * np.median(np.abs(exact))
 
 
 def test_a_row_counts_while_its_share_may_be_more_than_zero():
-    """With all that products may have lost of a logit, of large terms much."""
+    """With all that products may have lost of a logit, of large terms much; and where unknown."""
     covariance = with_inverse(jg.Spherical(array([1.0, 1e-3])))
     mixture = jg.GaussianMixture(array(np.log([0.5, 0.5])), array(np.zeros((2, D))), covariance)
     apart = jnp.array([False, True])
     forms = Forms(array(np.zeros(D)), apart, apart, array(0.0))
     smallest = np.log(jnp.finfo(mixture.means.dtype).smallest_subnormal)
-    logits = array(np.stack([np.zeros(4), smallest + np.array([50, 0, -10, -10])]))
-    z = np.zeros((4, D))
+    logits = np.stack([np.zeros(5), smallest + np.array([50, 1, -10, -10, np.nan])])
+    z = np.zeros((5, D))
     # Its terms are 1e6 z², of which each product may lose some eps.
     z[3] = np.sqrt(10 / EPS / 1e6 / D)
-    found = may_have_rows(mixture, forms, logits, array(z))(jnp.array([1]))
-    assert_close(found, [True, True, False, True])
+    features = features_for(mixture, False)
+    excess = excess_over_nothing(mixture, forms, features, array(logits), array(z))
+    found = double(excess(jnp.array([1])))[0]
+    assert np.array_equal(~(found <= 0), [True, True, False, True, True])
 
 
 @pytest.mark.parametrize("n_features", [D, 5])
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", [*TYPES, "tied"])
 @pytest.mark.parametrize("sparseness", [1, 4, 10**6])
+@pytest.mark.parametrize("which", ["lost", "all"])
 def test_of_few_rows_of_a_component_apart_or_of_all(
-    monkeypatch, n_features, covariance_type, sparseness
+    monkeypatch, n_features, covariance_type, sparseness, which
 ):
     """The same, whether the rows that matter are gathered or all are gone through."""
-    structure = STRUCTURES[covariance_type]
-    full = structure.full_second_moment
     set_budget(monkeypatch, smallest_pass=0)
     rows = rows_with_an_outlier(N, n_features)
-    z, extent = (
-        rows.standardization.standardize(rows.x, rows.weights),
-        extent_of(rows, K, structure),
-    )
-    mixture = mixture_with(5, covariance_type, double(z))
+    z = rows.standardization.standardize(rows.x, rows.weights)
+    full = covariance_type in ("full", "tied")
+    mixture = mixture_with(5, "full" if full else covariance_type, double(z))
+    if covariance_type == "tied":
+        mixture = replace(mixture, covariance=pick(mixture.covariance, jnp.array([3])))
+    extent = extent_of(rows, K, None)
     forms = forms_of(rows, mixture, extent)
+    if which == "all":
+        every = jnp.ones(K, bool)
+        forms = forms._replace(logits_apart=every, moments_apart=every)
 
-    def statistics(prior):
-        apart = by_differences_apart(mixture, full, forms, prior=prior)
-        return statistics_by_products(rows, mixture, full, None, None, apart, forms.origin)
+    def statistics(sparseness):
+        set_budget(monkeypatch, sparseness=sparseness)
+        return expected_statistics(rows, mixture, full, extent, forms)
 
-    set_budget(monkeypatch, sparseness=sparseness)
-    found, expected = statistics(prior=False), statistics(prior=True)
+    found, expected = statistics(sparseness), statistics(None)
     assert_close(found.log_likelihood, expected.log_likelihood, rtol=1e2 * EPS)
     count, second = double(expected.count), np.abs(double(expected.second)).reshape(K, -1)
-    sizes = {"count": count, "second": second.max(axis=1)}
+    # Of a single row about itself nothing is left but rounding, by products that of coordinates.
+    least = np.where(forms.moments_apart, TIGHT**2, 1) * count
+    sizes = {"count": count, "second": np.maximum(second.max(axis=1), least)}
     sizes["first"] = np.sqrt(sizes["count"] * sizes["second"])
     for name, size in sizes.items():
         gap = np.abs(double(getattr(found, name)) - double(getattr(expected, name)))
         assert np.all(gap.reshape(K, -1).max(axis=1) <= 100 * EPS * size)
+
+
+def test_of_rows_that_are_told_their_component_all_matter(monkeypatch):
+    """However far away it is: nothing else decides whose they are."""
+    set_budget(monkeypatch, smallest_pass=0)
+    rows = rows_with_an_outlier()
+    z = rows.standardization.standardize(rows.x, rows.weights)
+    extent = extent_of(rows, K, None)
+    mixture = mixture_with(2, "full", double(z))
+    tight = int(np.flatnonzero(forms_of(rows, mixture, extent).logits_apart)[0])
+    prior = np.zeros((N, K))
+    prior[N // 2 :] = -np.inf
+    prior[N // 2 :, tight] = 0
+    told = rows._replace(log_prior=array(prior))
+    forms = forms_of(told, mixture, extent)
+    assert forms.logits_apart[tight]
+    found = expected_statistics(told, mixture, True, extent, forms)
+    expected = statistics_by_differences(told, mixture, True)
+    assert_close(found.log_likelihood, expected.log_likelihood, rtol=10 * EPS)
+    assert_close(found.count, expected.count, rtol=by_dtype(1e-3, 1e-9), atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", range(4))
