@@ -27,7 +27,7 @@ from jaxgmm.steps.expectation import expected_statistics
 from jaxgmm.steps.features import features_for
 from jaxgmm.steps.forms import Forms, extent_of, forms_of
 from jaxgmm.steps.products import logit_coefficients, statistics_by_products
-from jaxgmm.steps.rows import Rows, standardization_of
+from jaxgmm.steps.rows import Rows, as_they_are, standardization_of
 
 N, D, K = 600, 2, 8
 TYPES = ["full", "diag", "spherical"]
@@ -242,21 +242,26 @@ def test_of_few_rows_of_a_component_apart_or_of_all(
 def test_of_rows_that_are_told_their_component_all_matter(monkeypatch):
     """However far away it is: nothing else decides whose they are."""
     set_budget(monkeypatch, smallest_pass=0)
-    rows = rows_with_an_outlier()
-    z = rows.standardization.standardize(rows.x, rows.weights)
-    extent = extent_of(rows, K, None)
-    mixture = mixture_with(2, "full", double(z))
-    tight = int(np.flatnonzero(forms_of(rows, mixture, extent).logits_apart)[0])
-    prior = np.zeros((N, K))
-    prior[N // 2 :] = -np.inf
-    prior[N // 2 :, tight] = 0
-    told = rows._replace(log_prior=array(prior))
-    forms = forms_of(told, mixture, extent)
-    assert forms.logits_apart[tight]
-    found = expected_statistics(told, mixture, True, extent, forms)
-    expected = statistics_by_differences(told, mixture, True)
-    assert_close(found.log_likelihood, expected.log_likelihood, rtol=10 * EPS)
-    assert_close(found.count, expected.count, rtol=by_dtype(1e-3, 1e-9), atol=1e-6)
+    random, thin = np.random.default_rng(0), by_dtype(1e-4, 4e-9)
+    turn = np.array([[1, 1], [1, -1]]) / np.sqrt(2)
+    along = random.uniform(3, 6, size=N)
+    # Of the terms of a logit of -2000 products lose dozens.
+    across = thin * np.sqrt(2 * random.uniform(4000, 5000, size=N))
+    x, weights = array(np.stack([along, across], axis=1) @ turn), array(np.ones(N))
+    prior = np.broadcast_to([-np.inf, 0], (N, 2))
+    rows = as_they_are(x, weights, array(prior))
+    root = np.sqrt((1 + thin**2) / 2)
+    narrow = np.array([[root, 0], [(1 - thin**2) / 2 / root, thin / root]])
+    covariance = with_inverse(jg.Full(array(np.stack([9 * np.eye(2), narrow]))))
+    mixture = jg.GaussianMixture(array(np.log([0.5, 0.5])), array(np.zeros((2, 2))), covariance)
+    apart = jnp.array([False, True])
+    forms = Forms(array(np.zeros(2)), apart, apart, array(0.0))
+    extent = extent_of(rows, 2, None)
+    expected = statistics_by_differences(rows, mixture, True).log_likelihood
+    found = expected_statistics(rows, mixture, True, extent, forms).log_likelihood
+    assert_close(found, expected, rtol=100 * EPS)
+    lost = statistics_by_products(rows, mixture, True, None).log_likelihood
+    assert abs(double(lost) / double(expected) - 1) > 1e4 * EPS
 
 
 @pytest.mark.parametrize("shift", range(4))
