@@ -2,13 +2,14 @@
 
     python benchmarks/speed.py
 
-Clusters are round, correlated, one of them tight, or heavy-tailed; `--kinds` chooses among these.
+Clusters are round, correlated, one of them tight, or heavy-tailed; `--kinds` chooses among these,
+`--types` and `--dtypes` among covariances and data.
 
 All libraries start from the same mixture, on the same rows, in the same dtype. Each works in a
 process of its own that stays alive through a workload, and they take turns: every repeat goes once
 through all of them. What one iteration takes is the difference between two runs, of three
-iterations and of as many more as take 0.3 seconds, so that whatever happens once, such as checking
-input or a last pass over the data, cancels. Results are waited for.
+iterations and of as many more as take 0.3 seconds, but at most 60. So whatever happens once, such
+as checking input or a last pass over the data, cancels. Results are waited for.
 
 Beside the times stand: the log-likelihood after the same number of iterations, computed in float64
 from the parameters a library returns, and how far it is from that of a float64 EM in NumPy; what
@@ -36,7 +37,7 @@ from peers import LIBRARIES, PRODUCT_SIZE
 from reference import Parameters, em_step, log_likelihood
 from speed_tables import markdown
 from workers import Worker, WorkerError
-from workloads import KINDS, QUICK, Workload, planned, sample, start, step_flop
+from workloads import DTYPES, KINDS, QUICK, TYPES, Workload, planned, sample, start, step_flop
 
 ENVIRONMENT = {"gmmx": "gmmx", "oneDAL": "onedal", "pomegranate": "torch", "gmm-gpu": "torch"}
 OURS = ("jaxgmm", "matrix product")
@@ -46,7 +47,7 @@ TARGET_SECONDS = 0.3
 PAUSE = 0.25
 PATIENCE = 900.0
 COMPILATION = 60.0
-MOST = 600
+MOST = 60
 
 
 def arguments() -> argparse.Namespace:
@@ -56,6 +57,8 @@ def arguments() -> argparse.Namespace:
         "--shapes", nargs="+", metavar="N,D,K", help="these in every table, instead of its own"
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of clusters")
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES, help="of covariances")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="of the data")
     parser.add_argument("--quick", action="store_true", help="one small shape in every table")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each library (default: 5)")
     parser.add_argument(
@@ -235,7 +238,11 @@ def main() -> None:
         "not_available": reasons,
         "rows": [],
     }
-    for workload in planned(tuple(shapes) or (QUICK if options.quick else None), options.kinds):
+    for workload in planned(tuple(shapes) or (QUICK if options.quick else None)):
+        chosen = (options.kinds, options.types, options.dtypes)
+        told = (workload.kind, workload.covariance_type, workload.dtype)
+        if not all(value in values for value, values in zip(told, chosen, strict=True)):
+            continue
         row = measure(workload, pythons, options)
         row["libraries"] |= {library: {"reason": reason} for library, reason in reasons.items()}
         report["rows"].append(row)

@@ -1,6 +1,5 @@
 """What the speed benchmark runs on: shapes, data, starts, and the arithmetic that a step needs."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,8 @@ from reference import Parameters, estimate
 SEPARATION = 4.0
 LLOYD_STEPS = 2
 ROWS_PER_FEATURE, MOST_DRAWS = 2, 100
+TYPES = ("full", "tied", "diag", "spherical")
+DTYPES = ("float32", "float64")
 KINDS = ("round", "correlated", "one tight", "heavy tails")
 TIGHTNESS = 0.03
 DEGREES_OF_FREEDOM = 3
@@ -33,18 +34,14 @@ OTHERS = ((100_000, 8, 16), (100_000, 32, 16))
 QUICK = ((5_000, 2, 4),)
 
 
-def planned(
-    shapes: tuple[tuple[int, int, int], ...] | None = None, kinds: Sequence[str] = KINDS
-) -> list[Workload]:
+def planned(shapes: tuple[tuple[int, int, int], ...] | None = None) -> list[Workload]:
     """The rows of all tables; with `shapes` every table has these instead of its own."""
     plan = [("full", "float32", FULL_32), ("full", "float64", FULL_64)]
-    plan += [
-        (covariance_type, "float32", OTHERS) for covariance_type in ("tied", "diag", "spherical")
-    ]
+    plan += [(covariance_type, "float32", OTHERS) for covariance_type in TYPES[1:]]
     return [
         Workload(covariance_type, dtype, *shape, kind)
         for covariance_type, dtype, own in plan
-        for kind in kinds
+        for kind in KINDS
         for shape in shapes or own
     ]
 
