@@ -9,6 +9,7 @@ have everything, and no run waits for an import.
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from machine import threads
 
 PRODUCT_SIZE = 2048
 
@@ -92,6 +93,22 @@ class Jaxgmm:
             "spherical": diagonals[:, 0],
         }
         return self.mixture.weights, self.mixture.means, in_shape[self.covariance_type]
+
+
+class JaxgmmSpread(Jaxgmm):
+    """This library, with rows spread over a device of the CPU for each core."""
+
+    def __init__(self, problem: Problem):
+        import jax
+        from jax.sharding import NamedSharding, PartitionSpec
+
+        n_devices = threads()
+        if len(problem.x) % n_devices:
+            raise Unsupported(f"rows that {n_devices} devices can't share")
+        jax.config.update("jax_num_cpu_devices", n_devices)
+        super().__init__(problem)
+        mesh = jax.make_mesh((n_devices,), ("rows",))
+        self.x = jax.device_put(problem.x, NamedSharding(mesh, PartitionSpec("rows")))
 
 
 class ScikitLearn:
@@ -301,6 +318,7 @@ class MatrixProduct:
 
 LIBRARIES = {
     "jaxgmm": Jaxgmm,
+    "jaxgmm, spread": JaxgmmSpread,
     "scikit-learn": ScikitLearn,
     "gmmx": Gmmx,
     "oneDAL": OneDal,

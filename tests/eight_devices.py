@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxgmm as jg
+from jaxgmm.arrays import budgets
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAXGMM_TEST_CACHE"])
@@ -22,8 +23,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 N_ROWS, D, K = 8 * 20_000, 2, 3
+# Two forms of passes where there are so many rows, one where there are few.
+budgets.CPU = budgets.CPU._replace(smallest_pass=2**16)
 KEY = jax.random.key(0)
-ROWS, NOWHERE = PartitionSpec("rows"), PartitionSpec()
+ROWS, NOWHERE, FEATURES = PartitionSpec("rows"), PartitionSpec(), PartitionSpec(None, "features")
 random = np.random.default_rng(0)
 centers = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
 points = centers[random.integers(K, size=N_ROWS)] + random.normal(size=(N_ROWS, D))
@@ -37,7 +40,7 @@ meshes = {
     kind: jax.make_mesh((8,), ("rows",), axis_types=(axis_type,))
     for kind, axis_type in (("auto", AxisType.Auto), ("explicit", AxisType.Explicit))
 }
-auto = meshes["auto"]
+auto, of_features = meshes["auto"], jax.make_mesh((2,), ("features",))
 
 
 def on_each(function, x):
@@ -112,14 +115,111 @@ def refusal(function, *arguments):
     return ""
 
 
+def gap(actual, expected):
+    """In units of each result's size."""
+    pairs = zip(*map(jax.tree.leaves, jax.device_get((actual, expected))), strict=True)
+    return max(
+        float(np.max(np.abs(a - b)) / max(1, np.max(np.abs(b))))
+        for a, b in pairs
+        if np.size(a) and np.issubdtype(np.asarray(b).dtype, np.floating)
+    )
+
+
+def without_the_first(n_rows):
+    """Weights of so many rows, of which the first device's have none."""
+    return jnp.asarray(random.uniform(0.5, 2, size=n_rows), x.dtype).at[: n_rows // 8].set(0)
+
+
+weights = without_the_first(N_ROWS)
+told = jnp.asarray(np.where(np.arange(N_ROWS)[:, None] % 5, 0, [[0, -np.inf, -np.inf]]), x.dtype)
+shares = jnp.asarray(random.dirichlet(np.ones(K), size=N_ROWS), x.dtype)
+some = x[: 8 * 1500]
+
+
+def mixture(result):
+    """What a fit says about all rows."""
+    return result.mixture, result.log_likelihood, result.n_iter
+
+
+# By name: a function of arrays (N, ...), and these.
+OF_SPREAD_ROWS = {
+    "e_step": (lambda x, w: jg.e_step(start, x, w), x, weights),
+    "em_step": (lambda x: jg.em_step(start, x), x),
+    "accumulate": (lambda x, r: jg.accumulate(x, r, covariance_type="diag").count, x, shares),
+    "log_likelihood": (lambda x, p: jg.log_likelihood(start, x, log_prior=p), x, told),
+    "bic": (lambda x, w: jg.bic(start, x, w), x, weights),
+    "em": (lambda x, w: mixture(jg.em(start, x, weights=w, max_iter=8, tol=0)), x, weights),
+    "em, tied": (
+        lambda x: mixture(jg.em(start, x, covariance_type="tied", max_iter=8, tol=0)),
+        x,
+    ),
+    "em, polished": (lambda x: mixture(jg.em(start, x, polish=True, max_iter=8)), few),
+    "em, accelerated": (
+        lambda x, p: mixture(jg.em(start, x, log_prior=p, accelerate="squarem", max_iter=8)),
+        few,
+        told[: len(few)],
+    ),
+    "fit": (lambda x: mixture(jg.fit(KEY, x, K, max_iter=8, tol=0)), some),
+    "fit, restarts": (lambda x: mixture(jg.fit(KEY, x, K, n_init=3, max_iter=8, tol=0)), few),
+    "fit, kmeans": (
+        lambda x, w: mixture(jg.fit(KEY, x, K, weights=w, init="kmeans", max_iter=8, tol=0)),
+        some,
+        without_the_first(len(some)),
+    ),
+    "fit, random": (lambda x: mixture(jg.fit(KEY, x, K, init="random", max_iter=3, tol=0)), few),
+    "fit, random rows": (
+        lambda x, w: mixture(
+            jg.fit(KEY, x, K, weights=w, init="random_from_data", max_iter=8, tol=0)
+        ),
+        few,
+        without_the_first(len(few)),
+    ),
+    "fit, prior": (
+        lambda x, p: mixture(jg.fit(KEY, x, K, log_prior=p, max_iter=8, tol=0)),
+        few,
+        told[: len(few)],
+    ),
+    "fit, random rows, fewer than components": (
+        lambda x: mixture(jg.fit(KEY, x, K, init="random_from_data", max_iter=8, tol=0)),
+        x[:16],
+    ),
+    "fit, responsibilities": (
+        lambda x, r: mixture(jg.fit(KEY, x, K, init=r, max_iter=8, tol=0)),
+        few,
+        shares[: len(few)],
+    ),
+}
+
+
+def spread(arrays, mesh):
+    return [jax.device_put(array, NamedSharding(mesh, ROWS)) for array in arrays]
+
+
+def in_shard_map():
+    """`em` of all rows inside of `jax.shard_map`: how far it is off, and the program."""
+
+    def fitted(mixture, x):
+        return jg.em(mixture, x, max_iter=8, history=False, axis_name="rows").mixture.means
+
+    joint = jax.jit(jax.shard_map(fitted, mesh=auto, in_specs=(NOWHERE, ROWS), out_specs=NOWHERE))
+    (shared,) = spread([x], auto)
+    return gap(joint(start, shared), em(x).mixture.means), joint.lower(start, shared).compile()
+
+
+def messages_of_a_step(program):
+    """The collectives of the loop that has most of them, and all others than all-reduce."""
+    loops, body = {}, None
+    for line in program.as_text().splitlines():
+        if line.endswith("{") and "=" not in line.split("(")[0]:
+            body = line.split()[0]
+        for kind in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
+            if f" {kind}(" in line or f" {kind}-start(" in line:
+                loops.setdefault(body, []).append(kind)
+    main = [kinds for name, kinds in loops.items() if "main" not in name and name != "ENTRY"]
+    return max(map(len, main)), sorted({kind for kinds in loops.values() for kind in kinds})
+
+
 OF_SPLIT_ROWS = {
-    "fit": lambda x: jg.fit(KEY, x, K),
-    "em": lambda x: jg.em(start, x),
-    "em_step": lambda x: jg.em_step(start, x),
-    "e_step": lambda x: jg.e_step(start, x),
-    "accumulate": lambda x: jg.accumulate(x, jnp.ones((len(x), K)), covariance_type="full"),
-    "log_likelihood": lambda x: jg.log_likelihood(start, x),
-    "bic": lambda x: jg.bic(start, x),
     "select": lambda x: jg.select(KEY, x, K, "diag"),
     "fit_batch": lambda x: jg.fit_batch(KEY, x[None], K),
     "fit_gradient": lambda x: jg.fit_gradient(start, x),
@@ -127,10 +227,21 @@ OF_SPLIT_ROWS = {
     "log_prob of many": start.log_prob,
 }
 
-gap, text = recipe()
+off, text = recipe()
+joint, program = in_shard_map()
 report = {
     "in shard_map": {name: largest_difference(f, own) for name, (own, f) in IN_SHARD_MAP.items()},
-    "recipe": gap,
+    "recipe": off,
+    "spread": {
+        f"{name}, {kind}": gap(function(*spread(arrays, mesh)), function(*arrays))
+        for name, (function, *arrays) in OF_SPREAD_ROWS.items()
+        for kind, mesh in meshes.items()
+    },
+    "spread in jit": gap(
+        jax.jit(lambda x: em(x).mixture)(*spread([few], meshes["explicit"])), em(few).mixture
+    ),
+    "joint": joint,
+    "messages": messages_of_a_step(program),
     "recipe gathers": "all-gather" in text,
     "recipe sums": "all-reduce" in text,
     "refused": {
@@ -138,9 +249,9 @@ report = {
         for name, function in OF_SPLIT_ROWS.items()
         for kind, mesh in meshes.items()
     },
-    "refused in jit": refusal(
-        jax.jit(lambda x: em(x).mixture.means),
-        jax.device_put(few, NamedSharding(meshes["explicit"], ROWS)),
+    "refused features": refusal(em, jax.device_put(few, NamedSharding(of_features, FEATURES))),
+    "refused derivatives": refusal(
+        jax.jit(jax.grad(lambda x: em(x).log_likelihood)), *spread([few], meshes["explicit"])
     ),
 }
 

@@ -39,8 +39,23 @@ def test_models_split_along_explicit_axes_are_refused_with_the_way_out(report):
     assert "jax.shard_map" in report["refused models"]
 
 
+def test_rows_that_are_spread_are_fitted_as_on_one_device(report):
+    """With weights, priors and every start, and the same number of iterations."""
+    assert {name: gap for name, gap in report["spread"].items() if not gap < 10 * CLOSE} == {}
+    assert report["spread in jit"] < CLOSE and report["joint"] < CLOSE
+
+
+def test_a_step_sends_one_message(report):
+    """The statistics, added over all devices; and nothing ever gathers rows."""
+    assert report["messages"] == [1, ["all-reduce"]]
+
+
+def test_derivatives_of_spread_rows_are_refused(report):
+    assert report["refused derivatives"].startswith("NotImplementedError: derivatives of what is")
+
+
 def test_split_rows_are_refused_with_the_way_out(report):
-    refusals = {**report["refused"], "em, jit": report["refused in jit"]}
+    refusals = {**report["refused"], "features": report["refused features"]}
     for name, text in refusals.items():
         assert text.startswith("ValueError: x is split over devices"), (name, text)
         assert "jax.shard_map" in text and "psum" in text and text.count("\n") == 0, name

@@ -128,7 +128,7 @@ def _sum_of_pieces(
     shapes = jax.eval_shape(summand, jnp.asarray(0), jnp.ones(length, bool))
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zeros, unravel = ravel_pytree(nothing)
-    zeros = varying(zeros, shapes, wanted)
+    zeros = varying(zeros, shapes, wanted, as_rows=True)
     n_turns = n_chunks if wanted is None else jnp.where(wanted, n_chunks, 0)
     sums = lax.fori_loop(0, n_turns, add_chunk, (zeros, zeros))
     if n_left:
@@ -155,13 +155,18 @@ def conditional_sum(number: Array, sums: Sequence[Callable[[Array | None], T]]) 
             return of(wanted)
         shapes = jax.eval_shape(of, None)
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return lax.cond(wanted, lambda: varying(of(None)), lambda: varying(nothing, shapes))
+        return lax.cond(
+            wanted,
+            lambda: varying(of(None), as_rows=True),
+            lambda: varying(nothing, shapes, as_rows=True),
+        )
 
     def chosen() -> T:
         result = found(0)
         for i in range(1, len(sums)):
             result = jax.tree.map(partial(jnp.where, number == i), found(i), result)
-        return result
+        # As the branches of platforms where there are some, whose results are alike.
+        return varying(result, as_rows=True)
 
     return by_platform(chosen)
 
@@ -198,7 +203,7 @@ def _map_over_pieces(function: Callable[[Array], T], x: Array, pieces: Pieces) -
     function = jax.checkpoint(function)
     of_chunk = jax.eval_shape(function, x[:length])
     results = jax.tree.map(lambda leaf: jnp.zeros((n_rows, *leaf.shape[1:]), leaf.dtype), of_chunk)
-    results = lax.fori_loop(0, n_chunks, write_chunk, varying(results, of_chunk))
+    results = lax.fori_loop(0, n_chunks, write_chunk, varying(results, of_chunk, as_rows=True))
     if n_left:
         last = n_rows - n_left
         results = write(function(x[last:]), jnp.asarray(last), results)
@@ -235,7 +240,7 @@ def largest_over_chunks(
 
         shapes = jax.eval_shape(lambda: function(jnp.asarray(0), length))
         first = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        first = varying(first, shapes)
+        first = varying(first, shapes, as_rows=True)
         if n_left:
             first = function(jnp.asarray(n_rows - n_left), n_left)
         return lax.fori_loop(0, n_chunks, largest_so_far, first)

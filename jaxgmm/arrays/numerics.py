@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays import shards
+
 T = TypeVar("T")
 
 HIGHEST = lax.Precision.HIGHEST
@@ -71,13 +73,21 @@ def align(array: Array, like: Array) -> Array:
     return array.reshape((1,) * (like.ndim - array.ndim) + array.shape)
 
 
-def varying(tree: T, *others: Any) -> T:
+def varying(tree: T, *others: Any, as_rows: bool = False) -> T:
     """The tree, varying from device to device wherever it or any of the others does.
+
+    But not along the axes that rows are spread over: what is known of all rows is the same there.
 
     What a loop begins with, or one of two branches returns, may be the same on all devices of
     `jax.shard_map`, and what it goes on with not. JAX wants that to be said.
+
+    Args:
+        tree: of arrays.
+        others: of them, or of what has their types.
+        as_rows: whether along those axes, too, for what is of each device's own rows.
     """
     axes: frozenset[str] = frozenset().union(*map(_varying_axes, jax.tree.leaves((tree, others))))
+    axes = axes if as_rows else axes - frozenset(shards.row_axes())
     return jax.tree.map(partial(_varying_over, axes), tree) if axes else tree
 
 
@@ -165,7 +175,11 @@ def in_own_unit(values: Array) -> tuple[Array, Array]:
     Returns:
         (..., N), and (...) powers of two.
     """
-    largest = jnp.max(jnp.abs(lax.stop_gradient(values)), axis=-1)
+    return in_unit_of(values, jnp.max(jnp.abs(lax.stop_gradient(values)), axis=-1))
+
+
+def in_unit_of(values: Array, largest: Array) -> tuple[Array, Array]:
+    """`in_own_unit` of values (..., N) of which the largest (...) are known."""
     # All bits of infinity are those of the exponent, and a number with no others a power of two.
     bits = jnp.dtype(f"int{8 * values.dtype.itemsize}")
     exponent = lax.bitcast_convert_type(jnp.full_like(largest, jnp.inf), bits)

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding
 
 from jaxgmm.arrays.chunks import chunk_size
 
@@ -33,6 +34,20 @@ def is_split(array: Any, *axes: int) -> bool:
         return any(of_shard[axis] != array.shape[axis] for axis in axes if axis < array.ndim)
     spec = jax.typeof(array).sharding.spec
     return any(spec[axis] is not None for axis in axes if axis < len(spec))
+
+
+def spread_of(array: Any) -> tuple[tuple[str, ...], Any] | None:
+    """The axes along which the rows (N, ...) of an array are spread, and their mesh.
+
+    None where they aren't, and where JAX itself chooses how what is traced is spread.
+    """
+    if not isinstance(array, jax.Array) or not is_split(array, 0):
+        return None
+    of = jax.typeof(array) if isinstance(array, jax.core.Tracer) else array
+    if not isinstance(of.sharding, NamedSharding):
+        return None
+    axes = of.sharding.spec[0]
+    return (axes if isinstance(axes, tuple) else (axes,)), of.sharding.mesh
 
 
 def check_whole(name: str, array: Any, *axes: int) -> None:

@@ -2,15 +2,19 @@
 
 import os
 from collections.abc import Callable
-from functools import cache, update_wrapper
-from typing import Any
+from functools import cache, partial, update_wrapper, wraps
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from jaxgmm.arrays.budgets import budget, made_for, on_platform, platform_of
+from jaxgmm.arrays import shards
+from jaxgmm.arrays.budgets import budget, on_platform, platform_of
 from jaxgmm.arrays.host import is_concrete
+from jaxgmm.arrays.placement import spread_of
 
 # XLA's CPU backend uses half of a register of AVX-512 unless it is asked for all of it.
 OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
@@ -48,24 +52,106 @@ def _is_free(name: str, value: str | bool) -> bool:
     return True
 
 
-class PlatformProgram:
-    """A jitted function, a program of its own for each platform that its arguments are on.
+NumbersOf = Callable[..., tuple[int, ...]]
 
-    What it is made of asks for the sizes of that platform, see `budgets`. All arguments but the
-    static ones are positional.
+
+def no_rows(*_: Any) -> tuple[int, ...]:
+    """Of a program whose rows are not spread."""
+    return ()
+
+
+def arguments_from(first: int, last: int) -> NumbersOf:
+    """Of a program whose arguments with these numbers have a first axis of rows."""
+    return lambda *_: tuple(range(first, last + 1))
+
+
+class Place(NamedTuple):
+    """Where a program runs.
+
+    Attributes:
+        platform: such as "cpu"; None where nobody knows.
+        axes: of a mesh, along which its rows are spread.
+        mesh: over whose devices the program is to be spread; None where that has been done.
     """
 
-    def __init__(self, function: Callable[..., Any], static_argnames: str | tuple[str, ...] = ()):
+    platform: str | None
+    axes: tuple[str, ...] = ()
+    mesh: Any = None
+
+    def program(self, function: Callable[..., Any], of_rows: NumbersOf) -> Any:
+        """The function, traced for this place; `of_rows` see `PlatformProgram`."""
+
+        @wraps(function)
+        def own(*arguments: Any, **static: Any) -> Any:
+            with on_platform(self.platform), shards.rows_over(self.axes):
+                return function(*arguments, **static)
+
+        @wraps(function)
+        def on_all(*arguments: Any, **static: Any) -> Any:
+            numbers = of_rows(*arguments)
+            specs = tuple(self.spec(i in numbers) for i in range(len(arguments)))
+            spread = jax.shard_map(
+                partial(own, **static), mesh=self.mesh, in_specs=specs, out_specs=P()
+            )
+            return spread(*arguments)
+
+        return own if self.mesh is None else on_all
+
+    def spec(self, of_rows: bool) -> P:
+        """How an argument is spread."""
+        return P(self.axes) if of_rows else P()
+
+    def put(self, arguments: tuple[Any, ...], of_rows: NumbersOf) -> tuple[Any, ...]:
+        """The arguments where the program wants them; `of_rows` see `PlatformProgram`."""
+        if self.mesh is None:
+            return arguments
+        numbers = of_rows(*arguments)
+
+        def put(number: int, array: Any) -> Any:
+            sharding = NamedSharding(self.mesh, self.spec(number in numbers))
+            is_known = isinstance(self.mesh, Mesh)
+            return (jax.device_put if is_known else jax.sharding.reshard)(array, sharding)
+
+        return tuple(jax.tree.map(partial(put, i), tree) for i, tree in enumerate(arguments))
+
+
+class PlatformProgram:
+    """A jitted function, a program of its own for each place that its arguments are at.
+
+    What it is made of asks for the sizes of that platform, see `budgets`. Where rows are spread
+    over devices, each makes its own part, see `shards`. All arguments but the static ones are
+    positional.
+
+    Attributes:
+        of_rows: of the arguments, the numbers of those whose first axis is that of rows, the data
+            before all others.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        static_argnames: str | tuple[str, ...] = (),
+        of_rows: NumbersOf = no_rows,
+    ):
         update_wrapper(self, function)
+        self.of_rows = of_rows
 
         @cache
-        def inlined(platform: str | None) -> Any:
-            return jax.jit(made_for(platform, function), static_argnames=static_argnames)
+        def inlined(place: Place) -> Any:
+            return jax.jit(place.program(function, of_rows), static_argnames=static_argnames)
 
         self.inlined = inlined
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
-        return self.inlined(platform_of(*jax.tree.leaves(arguments)))(*arguments, **static)
+        place = self.place_of(arguments)
+        return self.inlined(place)(*place.put(arguments, self.of_rows), **static)
+
+    def place_of(self, arguments: tuple[Any, ...]) -> Place:
+        """Where a program with these arguments runs."""
+        platform = platform_of(*jax.tree.leaves(arguments))
+        numbers = self.of_rows(*arguments)
+        spread = spread_of(arguments[numbers[0]]) if numbers else None
+        return Place(platform, shards.row_axes()) if spread is None else Place(platform, *spread)
 
 
 class Program(PlatformProgram):
@@ -83,35 +169,36 @@ class Program(PlatformProgram):
         function: Callable[..., Any],
         static_argnames: str | tuple[str, ...],
         pass_size: Callable[..., int],
+        of_rows: NumbersOf = no_rows,
     ):
-        super().__init__(function, static_argnames)
+        super().__init__(function, static_argnames, of_rows)
         self.pass_size = pass_size
 
         @cache
-        def standalone(platform: str | None, hurried: bool) -> Any:
-            options = known_options(platform, hurried) or None
-            made = made_for(platform, function)
+        def standalone(place: Place, hurried: bool) -> Any:
+            options = known_options(place.platform, hurried) or None
+            made = place.program(function, of_rows)
             return jax.jit(made, static_argnames=static_argnames, compiler_options=options)
 
         self._standalone = standalone
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
-        leaves = jax.tree.leaves(arguments)
+        place = self.place_of(arguments)
         # What is made here is known only where no program is being traced.
-        if is_concrete(*leaves, lax.iota(np.int32, 1)):
-            size = self.pass_size(*arguments, **static)
-            return self.standalone(size, *leaves)(*arguments, **static)
-        return self.inlined(platform_of(*leaves))(*arguments, **static)
+        if is_concrete(*jax.tree.leaves(arguments), lax.iota(np.int32, 1)):
+            program = self.standalone(place, self.pass_size(*arguments, **static))
+        else:
+            program = self.inlined(place)
+        return program(*place.put(arguments, self.of_rows), **static)
 
-    def standalone(self, size: float, *leaves: Any) -> Any:
-        """As a program of its own for such arguments, jitted, whose passes have a size."""
-        platform = platform_of(*leaves)
-        with on_platform(platform):
+    def standalone(self, place: Place, size: float) -> Any:
+        """As a program of its own, jitted, whose passes have a size."""
+        with on_platform(place.platform):
             hurried = size <= budget().hurried_pass
-        return self._standalone(platform, hurried)
+        return self._standalone(place, hurried)
 
     def compiled(self, *arguments: Any, n_calls: float, **static: Any) -> Callable[..., Any]:
         """As a program of its own, which is called so often, and without the static arguments."""
         size = n_calls * self.pass_size(*arguments, **static)
-        program = self.standalone(size, *jax.tree.leaves(arguments))
+        program = self.standalone(self.place_of(arguments), size)
         return program.lower(*arguments, **static).compile()

@@ -1,19 +1,20 @@
 """Log-likelihood, free parameters and information criteria of a mixture."""
 
+from functools import partial
 from typing import TypeVar
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm.arrays.numerics import in_own_unit, weighted_sum
+from jaxgmm.arrays.numerics import weighted_sum
 from jaxgmm.arrays.validation import as_log_prior, check_fit_arguments
 from jaxgmm.covariances.structures import structure_named
-from jaxgmm.execution.programs import PlatformProgram
+from jaxgmm.execution.programs import PlatformProgram, arguments_from
 from jaxgmm.mixtures import densities
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.expectation import total_log_prob
-from jaxgmm.steps.rows import Rows, as_they_are
+from jaxgmm.steps.rows import Rows, as_they_are, weights_in_own_unit
 
 T = TypeVar("T", Array, float)
 
@@ -29,7 +30,7 @@ def log_likelihood(
 
     Args:
         mixture: K components.
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
         log_prior: (N, K) added to the logits, see `em`.
 
@@ -37,7 +38,7 @@ def log_likelihood(
         TypeError: x is not numeric.
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
     log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     return _log_likelihood(mixture, x, weights, log_prior)
 
@@ -70,7 +71,7 @@ def aic(
 
     Args:
         mixture: K components.
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         weights: (N,) sample weights.
         covariance_type: as which the mixture was estimated; by default what the storage says.
     """
@@ -88,7 +89,7 @@ def bic(
 
     Args:
         mixture: K components.
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         weights: (N,) sample weights, of which N is then the sum.
         covariance_type: as which the mixture was estimated; by default what the storage says.
     """
@@ -106,7 +107,7 @@ def icl(
 
     Args:
         mixture: K components.
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         weights: (N,) sample weights.
         covariance_type: as which the mixture was estimated; by default what the storage says.
 
@@ -124,7 +125,7 @@ def criterion_values(
 ) -> dict[str, Array]:
     """All criteria by name, from two passes over the data."""
     parameters = float(n_parameters(mixture, covariance_type))
-    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
     total, certain, log_n_rows = _totals(mixture, x, weights)
     return criteria_of(total, certain, parameters, log_n_rows)
 
@@ -145,22 +146,22 @@ def criteria_of(
     return {"aic": aic, "bic": bic, "icl": bic - 2 * log_map_responsibility}
 
 
-@PlatformProgram
+@partial(PlatformProgram, of_rows=arguments_from(1, 3))
 def _log_likelihood(
     mixture: GaussianMixture, x: Array, weights: Array, log_prior: Array | None
 ) -> Array:
-    weights, unit = in_own_unit(weights)
+    weights, unit = weights_in_own_unit(weights)
     rows = as_they_are(x, weights, log_prior)
     return unit * total_log_prob(rows, mixture, mixture.log_weights)[0]
 
 
-@PlatformProgram
+@partial(PlatformProgram, of_rows=arguments_from(1, 2))
 def _totals(mixture: GaussianMixture, x: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Log-likelihood, `log_map_responsibility`, and the logarithm of the sum of the weights."""
-    weights, unit = in_own_unit(weights)
+    weights, unit = weights_in_own_unit(weights)
     rows = as_they_are(x, weights)
     log_likelihood = total_log_prob(rows, mixture, mixture.log_weights)[0]
-    log_n_rows = jnp.log(unit) + jnp.log(jnp.sum(weights))
+    log_n_rows = jnp.log(unit) + jnp.log(rows.total_weight())
     return unit * log_likelihood, unit * log_map_responsibility(mixture, rows), log_n_rows
 
 

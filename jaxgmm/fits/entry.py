@@ -9,7 +9,6 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.arrays.numerics import in_own_unit
 from jaxgmm.covariances.structures import Structure
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.execution.programs import Program
@@ -22,7 +21,7 @@ from jaxgmm.solvers.results import FitResult, in_unit_of_weights
 from jaxgmm.solvers.settings import Limits, Settings
 from jaxgmm.steps.problem import Problem, problem_of
 from jaxgmm.steps.products import products_in_pass
-from jaxgmm.steps.rows import Rows
+from jaxgmm.steps.rows import Rows, weights_in_own_unit
 
 
 def size_of_passes(
@@ -39,10 +38,26 @@ def size_of_passes(
     return products_in_pass(x, n_models * n_components * n_init)
 
 
+def arguments_of_rows(
+    key: Array,
+    model_ids: np.ndarray | None,
+    x: Array,
+    weights: Array,
+    log_prior: Array | None,
+    given: Any,
+    *_: Any,
+) -> tuple[int, ...]:
+    """The numbers of those arguments of `fit_models` whose first axis is that of rows."""
+    if x.ndim == 3:
+        return ()
+    return (2, 3, 4, 5) if isinstance(given, Array) else (2, 3, 4)
+
+
 @partial(
     Program,
     static_argnames=("n_components", "init", "n_init", "settings"),
     pass_size=size_of_passes,
+    of_rows=arguments_of_rows,
 )
 def fit_models(
     key: Array,
@@ -121,7 +136,7 @@ def fit_all(
         Results, with a leading axis M.
     """
     n_tasks = keys.shape[0] * n_init
-    weights, unit = in_own_unit(weights)
+    weights, unit = weights_in_own_unit(weights)
     problem = problem_of_each(x, weights, log_prior, reg_covar, active, structure)
     problems = Problems(problem, n_init)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
+from jaxgmm.arrays import shards
 from jaxgmm.arrays.numerics import einsum, varying
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.fits.kmeans import Nearest, lloyd, plus_plus_seeds, scaled_within, subsample
@@ -44,7 +45,8 @@ def by_plus_plus(key: Array, rows: Rows, active: Array, least: Array) -> Respons
         found = lloyd(sample, sample, partition, fewest, FEW_ITERATIONS)
         return lax.cond(number < 1, lambda: scaled_within(sample, found), lambda: found)
 
-    return lax.fori_loop(0, 2, approach, varying(partition, sample))
+    with shards.on_each_device():
+        return lax.fori_loop(0, 2, approach, varying(partition, sample))
 
 
 def by_kmeans(key: Array, rows: Rows, active: Array, least: Array) -> Responsibilities:
@@ -52,14 +54,16 @@ def by_kmeans(key: Array, rows: Rows, active: Array, least: Array) -> Responsibi
     sample, partition = _seeds(key, rows, active)
     if sample is not rows:
         fewest = _least_in(sample, rows, least)
-        partition = lloyd(sample, sample, partition, fewest, MAX_ITERATIONS)
+        with shards.on_each_device():
+            partition = lloyd(sample, sample, partition, fewest, MAX_ITERATIONS)
     return lloyd(rows, sample, partition, least, MAX_ITERATIONS)
 
 
 def _seeds(key: Array, rows: Rows, active: Array) -> tuple[Rows, Nearest]:
     """The rows from which greedy k-means++ seeds were chosen, and the partition by them."""
     sample = _sample(rows, active)
-    return sample, _partition(plus_plus_seeds(key, sample, active.size), active)
+    with shards.on_each_device():
+        return sample, _partition(plus_plus_seeds(key, sample, active.size), active)
 
 
 def _sample(rows: Rows, active: Array) -> Rows:
@@ -71,8 +75,7 @@ def _least_in(sample: Rows, rows: Rows, least: Array) -> Array:
 
     One row alone may be an outlier, however many rows the sample stands for.
     """
-    n_sampled, n_rows = (jnp.sum(some.weights > 0) for some in (sample, rows))
-    share = (n_sampled / n_rows).astype(rows.x.dtype)
+    share = (jnp.sum(sample.weights > 0) / rows.n_present()).astype(rows.x.dtype)
     return jnp.maximum(least.astype(share.dtype) * share, jnp.minimum(least, 2).astype(share.dtype))
 
 
@@ -81,17 +84,28 @@ def by_random_rows(key: Array, rows: Rows, active: Array, least: Array) -> Respo
 
     Parts that are too small are dissolved, and others split in their place.
     """
-    noise = jax.random.gumbel(key, rows.weights.shape, rows.weights.dtype)
-    score = jnp.log(rows.weights) + noise
+    score = jnp.log(rows.weights) + _own_noise(key, rows.weights)
     if isinstance(score.size, int):
-        _, drawn = lax.top_k(score, active.size)
+        _, drawn = lax.top_k(score, min(active.size, score.size))
     else:
         drawn = jnp.argsort(score, descending=True)[jnp.arange(active.size)]
-    partition = _partition(
-        rows.standardization.standardize(rows.x[drawn], rows.weights[drawn]), active
-    )
+    seeds = rows.standardization.standardize(rows.x[drawn], rows.weights[drawn])
+    # Of all devices' best the best.
+    best = lax.top_k(shards.gathered(score[drawn]), active.size)[1]
+    partition = _partition(shards.gathered(seeds)[best], active)
     sample = _sample(rows, active)
-    return lloyd(sample, sample, partition, _least_in(sample, rows, least), 0)
+    fewest = _least_in(sample, rows, least)
+    with shards.on_each_device():
+        return lloyd(sample, sample, partition, fewest, 0)
+
+
+def _own_noise(key: Array, weights: Array) -> Array:
+    """Gumbel noise for each row of this device, the same however rows are spread: (N,)."""
+    axes = shards.row_axes()
+    if not axes:
+        return jax.random.gumbel(key, weights.shape, weights.dtype)
+    noise = jax.random.gumbel(key, (lax.axis_size(axes) * weights.size,), weights.dtype)
+    return lax.dynamic_slice_in_dim(noise, shards.first_row(weights.size), weights.size)
 
 
 def by_random_responsibilities(
@@ -106,7 +120,8 @@ def by_random_responsibilities(
         return jax.random.uniform(jax.random.fold_in(key, number), active.shape, rows.x.dtype)
 
     def responsibilities(numbers: Array, _: Array) -> Array:
-        drawn = jnp.where(active[None], jax.vmap(draw)(numbers), 0)
+        drawn = jax.vmap(draw)(numbers + shards.first_row(rows.weights.size))
+        drawn = jnp.where(active[None], drawn, 0)
         return drawn / jnp.sum(drawn, axis=1, keepdims=True)
 
     return responsibilities
@@ -206,8 +221,7 @@ def start_from(
         means = means_of(accumulate_soft(rows, responsibilities, zero, full_second_moment=False))
         statistics = accumulate_soft(rows, responsibilities, means, full_second_moment)
     if pseudocounts:
-        present = jnp.sum(rows.weights > 0).astype(rows.x.dtype)
-        average_row = jnp.sum(rows.weights) / present
+        average_row = rows.total_weight() / rows.n_present().astype(rows.x.dtype)
         statistics = add_pseudocounts(statistics, jnp.where(active, average_row, 0))
     healthy = or_noise(statistics, active)
     added = jnp.where(jnp.isfinite(regularization), regularization, 0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays import shards
 from jaxgmm.arrays.numerics import all_in_batch, contract, einsum, varying
 from jaxgmm.steps.rows import Rows
 
@@ -77,21 +78,23 @@ def subsample(rows: Rows, size: int) -> Rows:
 
     Rows of weight 0 are never among them, so that they change nothing. The rows come from strata of
     equal size, from places that follow multiples of the golden ratio, which meet no period of
-    the data.
+    the data. Where rows are spread over devices, each of these has the whole sample.
 
     Args:
         rows: the data.
         size: number of rows; behind the rows there are, rows of weight 0 fill up.
     """
     standardization, x, weights = rows.standardization, rows.x, rows.weights
-    if isinstance(x.shape[0], int) and x.shape[0] <= size:
+    if isinstance(x.shape[0], int) and x.shape[0] <= size and not shards.row_axes():
         return rows
-    present = jnp.sum(weights > 0)
+    present, own = rows.n_present(), jnp.sum(weights > 0)
     place = jnp.arange(size)
     within = (place.astype(x.dtype) * GOLDEN_RATIO) % 1
     stratum = (place.astype(x.dtype) + within) * (present.astype(x.dtype) / size)
     rank = jnp.where(present > size, stratum.astype(place.dtype), place)
-    last = jnp.minimum(rank, present - 1)
+    last = jnp.minimum(rank, present - 1) - shards.before(own).astype(rank.dtype)
+    is_own = (last >= 0) & (last < own)
+    last = jnp.clip(last, 0, jnp.maximum(own - 1, 0))
 
     def by_rank() -> Array:
         if isinstance(x.shape[0], int):
@@ -102,8 +105,16 @@ def subsample(rows: Rows, size: int) -> Rows:
         return drawn.astype(last.dtype)
 
     # Where all rows are present their ranks are their numbers.
-    drawn = lax.cond(all_in_batch(present == x.shape[0]), lambda: last, by_rank)
-    return Rows(standardization, x[drawn], jnp.where(rank < present, weights[drawn], 0))
+    drawn = lax.cond(all_in_batch(own == x.shape[0]), lambda: last, by_rank)
+    sampled = (x[drawn], jnp.where(rank < present, weights[drawn], 0))
+    if shards.row_axes():
+        sampled = shards.total(jax.tree.map(partial(_where_row, is_own), sampled))
+    return Rows(standardization, *sampled)
+
+
+def _where_row(chosen: Array, array: Array) -> Array:
+    """An array (N, ...) with zeros but in the chosen rows: (N,) bool."""
+    return jnp.where(chosen.reshape(-1, *(1,) * (array.ndim - 1)), array, 0)
 
 
 def running_sum(values: Array) -> Array:
@@ -174,7 +185,7 @@ def lloyd(rows: Rows, sample: Rows, start: Nearest, least: ArrayLike, max_iter: 
     """
     dtype = rows.x.dtype
     present = jnp.all(jnp.isfinite(start.centers), axis=1)
-    average = jnp.sum(rows.weights > 0) / jnp.maximum(jnp.sum(present), 1)
+    average = rows.n_present() / jnp.maximum(jnp.sum(present), 1)
     least = jnp.minimum(jnp.asarray(least, dtype), average.astype(dtype) / 2)
 
     def summand(partition: Nearest, numbers: Array, weights: Array, z: Array) -> Array:
@@ -185,9 +196,9 @@ def lloyd(rows: Rows, sample: Rows, start: Nearest, least: ArrayLike, max_iter: 
     def next_centers(centers: Array, n_iter: Array) -> Array:
         partition = replace(start, centers=centers)
         sums = rows.sum(partial(summand, partition), rows.chunk_rows(centers.size))
-        count, square, total = sums[:, 0], sums[:, 1], sums[:, 2:]
+        count, square, first = sums[:, 0], sums[:, 1], sums[:, 2:]
         stays = ((count == 0) | (n_iter >= max_iter))[:, None]
-        means = jnp.where(stays, centers, total / jnp.where(count > 0, count, 1)[:, None])
+        means = jnp.where(stays, centers, first / jnp.where(count > 0, count, 1)[:, None])
         effective = effective_rows(count, square)
         small = present & (effective < least)
         within = (n_iter.astype(means.dtype) * GOLDEN_RATIO) % 1
@@ -213,16 +224,16 @@ def lloyd(rows: Rows, sample: Rows, start: Nearest, least: ArrayLike, max_iter: 
     return replace(start, centers=lax.while_loop(some_go_on, advance, initial)[0])
 
 
-def effective_rows(total: Array, square: Array) -> Array:
+def effective_rows(weight: Array, square: Array) -> Array:
     """The effective number of rows (Σ w)² / Σ w², and 0 where there are none.
 
     Args:
-        total: Σ w of the weights of some rows.
+        weight: Σ w of the weights of some rows.
         square: Σ w².
 
     Source: Kish 1965.
     """
-    return jnp.where(square > 0, total**2 / jnp.where(square > 0, square, 1), 0)
+    return jnp.where(square > 0, weight**2 / jnp.where(square > 0, square, 1), 0)
 
 
 def _moved_into(
@@ -258,7 +269,7 @@ def scaled_within(rows: Rows, partition: Nearest) -> Nearest:
         own_center = einsum("nk,kd->nd", partition(numbers, z), partition.reachable())
         return einsum("n,nd->d", weights, (z - own_center) ** 2)
 
-    total = rows.sum(summand, rows.chunk_rows(partition.centers.size))
-    variance = total / jnp.sum(rows.weights)
+    squares = rows.sum(summand, rows.chunk_rows(partition.centers.size))
+    variance = squares / rows.total_weight()
     variance = jnp.where(rows.standardization.isotropic, jnp.mean(variance), variance)
     return replace(partition, precision=1 / jnp.maximum(variance, SMALLEST_DEVIATION**2))

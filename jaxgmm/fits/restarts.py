@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays import shards
 from jaxgmm.arrays.numerics import all_in_batch, varying
 from jaxgmm.execution.queue import iterate_all
 from jaxgmm.execution.tasks import at, in_blocks
@@ -266,8 +267,7 @@ class Restarts(NamedTuple):
 
     def has_rows(self, problem: Problem, mixture: GaussianMixture) -> Array:
         """Mask of the components that have enough rows for two: (K,) bool."""
-        weights = problem.rows.weights
-        n_rows = effective_rows(jnp.sum(weights), jnp.sum(weights**2))
+        n_rows = effective_rows(problem.weight, shards.total(jnp.sum(problem.rows.weights**2)))
         least = least_rows(problem.structure, mixture.n_features)
         return mixture.weights * n_rows >= least.astype(n_rows.dtype)
 

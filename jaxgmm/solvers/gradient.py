@@ -199,9 +199,8 @@ def _descend(
     settings: Settings,
 ) -> Descent:
     """Updates until there is nothing left to gain."""
-    weights, dtype = problem.rows.weights, start.means.dtype
-    weight = jnp.sum(weights)
-    present = jnp.argsort(weights <= 0, stable=True)
+    dtype = start.means.dtype
+    present = jnp.argsort(problem.rows.weights <= 0, stable=True)
 
     def advance(descent: Descent) -> Descent:
         number = descent.n_iter
@@ -217,7 +216,7 @@ def _descend(
         )
         history = descent.history
         if history.size:
-            history = history.at[number - 1].set(value * weight)
+            history = history.at[number - 1].set(value * problem.weight)
         remaining, look = descent.remaining, descent.look
         if key is None:
             gained = value - descent.value
@@ -275,7 +274,7 @@ def objective_around(problem: Problem, start: GaussianMixture, step: Tangent) ->
     statistics = lax.stop_gradient(problem.expected_statistics(whitening, forms))
     expected = expected_log_density(mixture, statistics, problem.regularization)
     total = statistics.log_likelihood + expected - lax.stop_gradient(expected)
-    return total / jnp.sum(problem.rows.weights)
+    return total / problem.weight
 
 
 def expected_log_density(
@@ -329,4 +328,4 @@ def _drawn(problem: Problem, present: Array, key: Array, n_rows: int) -> Problem
     numbers = present[places]
     log_prior = None if rows.log_prior is None else rows.log_prior[numbers]
     drawn = Rows(rows.standardization, rows.x[numbers], rows.weights[numbers], log_prior)
-    return problem._replace(rows=drawn, extent=None)
+    return problem._replace(rows=drawn, extent=None, weight=jnp.sum(drawn.weights))

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax import Array, lax
 
+from jaxgmm.arrays import shards
 from jaxgmm.arrays.krylov import conjugate_residuals
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.solvers.newton import LocalModel, newton, precise
@@ -22,16 +23,23 @@ from jaxgmm.solvers.settings import Settings
 from jaxgmm.steps.problem import Problem, by_differences
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def as_maximum(problem: Problem, mixture: GaussianMixture, settings: Settings) -> GaussianMixture:
     """The mixture, whose derivatives are those of the maximum next to it."""
+    return _as_maximum(problem, mixture, settings, shards.row_axes())
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _as_maximum(
+    problem: Problem, mixture: GaussianMixture, settings: Settings, axes: tuple[str, ...]
+) -> GaussianMixture:
     return mixture
 
 
-@as_maximum.defjvp
+@_as_maximum.defjvp
 def _differentiate_as_maximum(
-    settings: Settings, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+    settings: Settings, axes: tuple[str, ...], primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[GaussianMixture, GaussianMixture]:
+    shards.refuse_derivatives(axes)
     problem, mixture = primals
     given, moving = (by_differences(problem),), (by_differences(tangents[0]),)
 

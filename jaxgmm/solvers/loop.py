@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.arrays.numerics import in_own_unit, varying
+from jaxgmm.arrays import shards
+from jaxgmm.arrays.numerics import varying
 from jaxgmm.arrays.padding import with_padding
+from jaxgmm.arrays.placement import is_split
 from jaxgmm.arrays.validation import as_log_prior, check_fit_arguments
 from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.covariances.traced import AnyStructure
-from jaxgmm.execution.programs import Program
+from jaxgmm.execution.programs import Program, arguments_from
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.solvers.acceleration import METHODS, Accelerator
 from jaxgmm.solvers.convergence import Progress, Step, gain_of
@@ -25,6 +27,7 @@ from jaxgmm.solvers.results import FitResult, Status, in_unit_of_weights, with_p
 from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_covar, check_settings
 from jaxgmm.steps.problem import Problem, by_differences, problem_of, ready_to_whiten
 from jaxgmm.steps.products import products_in_pass
+from jaxgmm.steps.rows import weights_in_own_unit
 
 # The gain per unit of weight that is left where steps of Newton's method take over.
 POLISH_FROM = 1e-3
@@ -62,6 +65,7 @@ def em(
     polish: bool = False,
     adjoint: str = "implicit",
     history: bool = True,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> FitResult:
     """EM from a given start until the extrapolated gain still to come is below `tol`.
 
@@ -71,7 +75,9 @@ def em(
     Args:
         mixture: the start, K components.
         x: (N, D). An array of JAX is read in chunks and never copied, unless it is small; what is
-            not JAX's, a memory-mapped file for instance, is copied whole first, once.
+            not JAX's, a memory-mapped file for instance, is copied whole first, once. Rows that are
+            spread over the devices of a mesh stay where they are, and each device goes through its
+            own; the result is the same on all of them.
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
         log_prior: (N, K) added to the logits: 0 and -inf for rows of known component, or anything
             between for what is known beforehand.
@@ -94,6 +100,9 @@ def em(
             slightly better than without derivatives), "one_step" (through the last step only:
             biased by the rate of convergence) or "unroll" (through every step). Static.
         history: whether to record the objective of each iteration. Static.
+        axis_name: inside of `jax.shard_map` or `jax.vmap`, of the axes that the rows of all x are
+            spread over, which are then fitted together. What all devices' rows have together is
+            summed once a step; everything but rows has to be the same on all devices.
 
     Returns:
         A `FitResult`; it says whether it converged and which components are degenerate.
@@ -101,6 +110,7 @@ def em(
     Raises:
         TypeError: x is not numeric.
         ValueError: shapes or names are wrong; where values are known, NaN or infinity in x.
+        NotImplementedError: derivatives of a fit to rows that are spread over devices.
 
     Example:
         >>> import jaxgmm as jg
@@ -109,19 +119,23 @@ def em(
         >>> jg.em(start, x).check().mixture.means.round(3).tolist()
         [[1.0], [10.0]]
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
     structure = structure_named(covariance_type or mixture.covariance_type)
     settings = check_settings(max_iter, accelerate, adjoint, history, polish)
     log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     x, weights, log_prior = with_padding(x, weights, (mixture, tol, reg_covar), log_prior)
     numbers = (check_limits(tol, max_iter, x), check_reg_covar(reg_covar, x))
-    result = _em(mixture, x, weights, log_prior, *numbers, structure, settings=settings)
+    if axis_name is not None and is_split(x, 0):
+        raise ValueError("axis_name is for rows inside of jax.shard_map; x is spread over devices")
+    with shards.rows_over(shards.row_axes() if axis_name is None else axis_name):
+        result = _em(mixture, x, weights, log_prior, *numbers, structure, settings=settings)
     return with_places(result, max_iter)
 
 
 @partial(
     Program,
     static_argnames="settings",
+    of_rows=arguments_from(1, 3),
     pass_size=lambda mixture, x, *_, **__: products_in_pass(x, mixture.n_components),
 )
 def _em(
@@ -134,7 +148,7 @@ def _em(
     structure: Structure,
     settings: Settings,
 ) -> FitResult:
-    weights, unit = in_own_unit(weights)
+    weights, unit = weights_in_own_unit(weights)
     problem = problem_of(x, weights, reg_covar, mixture.n_components, structure, log_prior)
     active = jnp.ones(mixture.n_components, bool)
     limits = limits._replace(tol=limits.tol.astype(x.dtype))
@@ -249,8 +263,7 @@ def iteration(problem: Problem, tol: Array, mixture: GaussianMixture, trace: Tra
     # Without a tolerance there is nothing to be judged, and no gain has to be seen.
     smallest_gain = jnp.where((tol > 0) & (trace.n_iter > 0), trace.progress.gain, jnp.inf)
     taken = step(problem, mixture, smallest_gain)
-    weight = jnp.sum(problem.rows.weights)
-    return advance(problem.structure, mixture, trace, taken, weight, tol)
+    return advance(problem.structure, mixture, trace, taken, problem.weight, tol)
 
 
 def advance(

@@ -53,7 +53,8 @@ class LocalModel(NamedTuple):
 
     def origin(self) -> tuple[Array, Callable[[Array], Tangent]]:
         """The mixture's coordinates, zeros (P,), and what makes a pytree of such a vector."""
-        return ravel_pytree(varying(zero_tangent(self.mixture, self.problem.structure.chart), self))
+        zero = zero_tangent(self.mixture, self.problem.structure.chart)
+        return ravel_pytree(varying(zero, self))
 
     def mixture_at(self, step: Array) -> GaussianMixture:
         """The mixture a step (P,) away."""
@@ -168,7 +169,7 @@ class Ascent(NamedTuple):
         rounding = 8 * float(jnp.finfo(dtype).eps) * jnp.abs(before)
         level = first | (after >= before - rounding)
         # Where the objective can't tell a gain from rounding the gradient has to shrink.
-        at_rest = self.gain_left() * jnp.sum(there.problem.rows.weights) <= rounding
+        at_rest = self.gain_left() * there.problem.weight <= rounding
         good = is_finite(self.tried) & level & (~at_rest | (size < self.size))
         is_near = good & (self.newton_decrement * size <= precise(dtype))
         mixture, statistics, size_here = jax.tree.map(

@@ -71,7 +71,8 @@ def by_differences_apart(
                 return found
             return of_component(of_all, number).at[:, rows].set(found, unique_indices=True)
 
-        return _with_each(forms.logits_apart, excess, of_one, varying(of_all, z, mixture))
+        products = varying(of_all, z, mixture, as_rows=True)
+        return _with_each(forms.logits_apart, excess, of_one, products)
 
     def sums(of_all: tuple[Array, ...], z: Array, responsibilities: Array) -> tuple[Array, ...]:
         # Likewise with a one, whose origin is 0.
@@ -92,7 +93,7 @@ def by_differences_apart(
         n_components = mixture.n_components
         shapes = jax.eval_shape(lambda number: of_one(number, None), jnp.zeros(1, int))
         nothing = tuple(jnp.zeros((n_components, *own.shape[1:]), z.dtype) for own in shapes)
-        nothing = varying(nothing, z, responsibilities, mixture)
+        nothing = varying(nothing, z, responsibilities, mixture, as_rows=True)
         found = _with_each(forms.moments_apart, share, of_one, nothing)
         return features.put(of_all, forms.moments_apart, features.packed(*found))
 
@@ -180,7 +181,7 @@ def _with_each(
         size = jnp.where(found <= 0, 0, size).astype(jnp.float32)
         return of_one(number, lax.top_k(size, few)[1])
 
-    counts = _for_each(chosen, count, varying(jnp.zeros(chosen.size, int), of_all))
+    counts = _for_each(chosen, count, varying(jnp.zeros(chosen.size, int), of_all, as_rows=True))
     # Loops of their own, as XLA splits no work inside of a branch among cores.
     of_all = _for_each((counts > 0) & (counts <= few), of_few_rows, of_all)
     return _for_each(counts > few, of_all_rows, of_all)
@@ -223,7 +224,7 @@ def statistics_by_differences(
     wanted: Array | None = None,
     origin: Array | None = None,
 ) -> SufficientStatistics:
-    """The E-step by whitened differences, accurate everywhere.
+    """The E-step by whitened differences, accurate everywhere: this device's statistics.
 
     See `expected_statistics`; `wanted` is for `sum_over_chunks`. Statistics are about the origin
     (K, D), by default the means.
@@ -241,7 +242,7 @@ def statistics_by_differences(
         return weighted_sum(weights, log_prob if most is None else log_prob + most), moments
 
     size = rows.chunk_rows(mixture.means.size)
-    log_likelihood, (count, first, second) = rows.sum(summand, size, wanted)
+    log_likelihood, (count, first, second) = rows.own_sum(summand, size, wanted)
     volume = jnp.sum(count) * rows.standardization.log_volume()
     return SufficientStatistics(log_likelihood - volume, count, first, second, origin)
 

@@ -10,9 +10,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays import shards
 from jaxgmm.arrays.conversion import as_float_array
 from jaxgmm.arrays.host import is_concrete, unit_weights
-from jaxgmm.arrays.numerics import in_own_unit
 from jaxgmm.arrays.validation import (
     as_log_prior,
     as_responsibilities,
@@ -22,7 +22,7 @@ from jaxgmm.arrays.validation import (
 )
 from jaxgmm.covariances.storage import is_isotropic
 from jaxgmm.covariances.structures import structure_named
-from jaxgmm.execution.programs import PlatformProgram
+from jaxgmm.execution.programs import PlatformProgram, arguments_from
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.accumulation import accumulate_soft
 from jaxgmm.steps.expectation import expected_statistics
@@ -33,7 +33,7 @@ from jaxgmm.steps.maximization import (
 )
 from jaxgmm.steps.problem import ready_to_whiten
 from jaxgmm.steps.regularization import with_penalty
-from jaxgmm.steps.rows import Rows, as_they_are, standardization_of
+from jaxgmm.steps.rows import Rows, as_they_are, standardization_of, weights_in_own_unit
 from jaxgmm.steps.standardization import Standardization
 from jaxgmm.steps.statistics import SufficientStatistics
 
@@ -53,7 +53,7 @@ def e_step(
 
     Args:
         mixture: K components.
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
         covariance_type: for which the statistics are gathered; by default what the mixture's
             storage says.
@@ -68,11 +68,13 @@ def e_step(
         TypeError: x is not numeric.
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
     structure = structure_named(covariance_type or mixture.covariance_type)
     log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     variances = check_regularization(regularization, x)
-    return _e_step(mixture, x, weights, log_prior, variances, structure.full_second_moment)
+    return _e_step(
+        mixture, x, weights, log_prior, variances, full_second_moment=structure.full_second_moment
+    )
 
 
 def accumulate(
@@ -86,7 +88,7 @@ def accumulate(
     """Sufficient statistics for responsibilities that come from elsewhere.
 
     Args:
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         responsibilities: (N, K).
         weights: (N,) sample weights.
         covariance_type: for which the statistics are gathered.
@@ -100,7 +102,7 @@ def accumulate(
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
     structure = structure_named(covariance_type)
-    x, weights = check_data(x, weights)
+    x, weights = check_data(x, weights, spread=True)
     responsibilities = as_responsibilities(responsibilities, x, weights=weights).astype(x.dtype)
     weights = unit_weights(x) if weights is None else weights
     shape = (responsibilities.shape[1], x.shape[1])
@@ -108,7 +110,9 @@ def accumulate(
         origin = as_float_array("origin", origin).astype(x.dtype)
         if origin.shape != shape:
             raise ValueError(f"origin must be {shape}, got {origin.shape}")
-    return _accumulate(x, responsibilities, weights, origin, structure.full_second_moment)
+    return _accumulate(
+        x, responsibilities, weights, origin, full_second_moment=structure.full_second_moment
+    )
 
 
 def m_step(
@@ -183,7 +187,7 @@ def em_step(
 
     Args:
         mixture: K components.
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         weights: (N,) sample weights.
         covariance_type: of the new mixture; by default what the storage says.
         log_prior: (N, K) added to the logits.
@@ -209,7 +213,7 @@ def em_step(
     return new, statistics.log_likelihood
 
 
-@partial(PlatformProgram, static_argnames="full_second_moment")
+@partial(PlatformProgram, static_argnames="full_second_moment", of_rows=arguments_from(1, 3))
 def _e_step(
     mixture: GaussianMixture,
     x: Array,
@@ -220,20 +224,23 @@ def _e_step(
 ) -> SufficientStatistics:
     if regularization is not None:
         mixture = with_penalty(mixture, regularization)
-    weights, unit = in_own_unit(weights)
+    weights, unit = weights_in_own_unit(weights)
     rows = as_they_are(x, weights, log_prior)
     if extent_of(rows, mixture.n_components, None) is None:
         return unit * expected_statistics(rows, mixture, full_second_moment)
-    return unit * _long_e_step(mixture, x, weights, log_prior, full_second_moment)
+    return unit * _long_e_step(
+        mixture, x, weights, log_prior, full_second_moment, shards.row_axes()
+    )
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4,))
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def _long_e_step(
     mixture: GaussianMixture,
     x: Array,
     weights: Array,
     log_prior: Array | None,
     full_second_moment: bool,
+    axes: tuple[str, ...],
 ) -> SufficientStatistics:
     """The E-step of long data: by matrix products if these are accurate, but not in derivatives."""
     standardization = standardization_of(x, weights, is_isotropic(mixture.covariance))
@@ -250,13 +257,17 @@ def _long_e_step(
 
 @_long_e_step.defjvp
 def _differentiate_long_e_step(
-    full_second_moment: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+    full_second_moment: bool,
+    axes: tuple[str, ...],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
 ) -> tuple[SufficientStatistics, SufficientStatistics]:
     def by_differences(
         mixture: GaussianMixture, x: Array, weights: Array, log_prior: Array | None
     ) -> SufficientStatistics:
         return expected_statistics(as_they_are(x, weights, log_prior), mixture, full_second_moment)
 
+    shards.refuse_derivatives(axes)
     return jax.jvp(by_differences, primals, tangents)
 
 
@@ -274,7 +285,7 @@ def in_units_of_data(
     )
 
 
-@partial(PlatformProgram, static_argnames="full_second_moment")
+@partial(PlatformProgram, static_argnames="full_second_moment", of_rows=arguments_from(0, 2))
 def _accumulate(
     x: Array,
     responsibilities: Array,
@@ -282,7 +293,7 @@ def _accumulate(
     origin: Array | None,
     full_second_moment: bool,
 ) -> SufficientStatistics:
-    weights, unit = in_own_unit(weights)
+    weights, unit = weights_in_own_unit(weights)
     rows = as_they_are(x, weights)
 
     def given(numbers: Array, _: Array) -> Array:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 from jax import Array
 
+from jaxgmm.arrays import shards
 from jaxgmm.arrays.chunks import conditional_sum
 from jaxgmm.arrays.numerics import (
     einsum,
@@ -44,9 +45,11 @@ def expected_statistics(
         Statistics about any origin. With an `extent.second_moment`, the second moments are the sum
         of those of all components, each about its own origin: (1, D, D) or (1, D).
     """
+    own_origin = mixture.means if origin is None else origin
     if extent is None:
         write_down(mixture, None)
-        return statistics_by_differences(rows, mixture, full_second_moment, origin=origin)
+        found = statistics_by_differences(rows, mixture, full_second_moment, origin=origin)
+        return over_all_devices(found, own_origin)
     forms = forms_of(rows, mixture, extent) if forms is None else forms
     write_down(mixture, forms)
     second_moment = extent.second_moment
@@ -69,7 +72,22 @@ def expected_statistics(
         return replace(found, second=jnp.sum(found.second, axis=0, keepdims=True))
 
     otherwise = by_both if second_moment is None else by_differences
-    return conditional_sum(jnp.any(forms.apart).astype(int), [by_products, otherwise])
+    found = conditional_sum(jnp.any(forms.apart).astype(int), [by_products, otherwise])
+    about = jnp.where(forms.moments_apart[:, None], own_origin, forms.origin[None])
+    return over_all_devices(found, about)
+
+
+def over_all_devices(own: SufficientStatistics, origin: Array) -> SufficientStatistics:
+    """The statistics of all rows, from those of this device's own.
+
+    Args:
+        own: about the origin.
+        origin: (K, D), the same on all devices.
+    """
+    if not shards.row_axes():
+        return own
+    sums = shards.total((own.log_likelihood, own.count, own.first, own.second))
+    return SufficientStatistics(*sums, origin)
 
 
 def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) -> tuple[Array, ...]:

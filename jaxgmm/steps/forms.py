@@ -53,8 +53,8 @@ class DataExtent(NamedTuple):
 
     Attributes:
         farthest: (M, D) those of the rows that are farthest from the center in any feature.
-        second_moment: where all components share a covariance, that of all rows: (D, D), or its
-            diagonal (D,).
+        second_moment: where all components share a covariance, that of all rows of this device:
+            (D, D), or its diagonal (D,).
     """
 
     farthest: Array
@@ -83,7 +83,7 @@ def extent_of(rows: Rows, n_components: int, structure: AnyStructure | None) -> 
     def summand(_: Array, weights: Array, z: Array) -> Array:
         return einsum(subscripts, weights[:, None] * z, z)
 
-    return DataExtent(farthest, rows.sum(summand, rows_of_features(rows.x, n_features, 1)))
+    return DataExtent(farthest, rows.own_sum(summand, rows_of_features(rows.x, n_features, 1)))
 
 
 class Forms(NamedTuple):

@@ -36,8 +36,9 @@ class Pass(NamedTuple):
 class PassRecord:
     """The E-steps that were made while it was open, in no order.
 
-    One for each iteration of each fit; in a batch also those of members that have ended already and
-    only wait for others. Log-likelihoods alone aren't E-steps.
+    One for each iteration of each fit, on each device that its rows are spread over; in a batch
+    also those of members that have ended already and only wait for others. Log-likelihoods alone
+    aren't E-steps.
 
     Attributes:
         passes: each of them. One that is too short for products to be worth compiling has all its

@@ -27,12 +27,14 @@ class Problem(NamedTuple):
         structure: the covariance type.
         regularization: (D,) variances in standardized coordinates.
         extent: of the rows, or None where no step is to be made by matrix products.
+        weight: () of all rows.
     """
 
     rows: Rows
     structure: AnyStructure
     regularization: Array
     extent: DataExtent | None
+    weight: Array
 
     def expected_statistics(
         self,
@@ -98,7 +100,8 @@ def problem_of(
     floor = smallest_variance(x.dtype)
     scale = at_least(jnp.asarray(reg_covar, x.dtype), floor)
     extent = extent_of(rows, n_components, structure)
-    return Problem(rows, structure, scale * standardization.variance, extent)
+    regularization = scale * standardization.variance
+    return Problem(rows, structure, regularization, extent, rows.total_weight())
 
 
 def by_differences(problem: Problem) -> Problem:

@@ -98,7 +98,7 @@ def statistics_by_products(
     apart: Apart = NONE_APART,
     origin: Array | None = None,
 ) -> SufficientStatistics:
-    """The E-step by matrix products: statistics about one origin for all components.
+    """The E-step by matrix products: this device's statistics, about one origin for all components.
 
     Args:
         rows: the data; mixture and statistics are in their coordinates, the log-likelihood is of x.
@@ -138,7 +138,7 @@ def statistics_by_products(
         return weighted_sum(weights, log_prob), sums
 
     size = rows_of_features(rows.x, features.count(n_features), mixture.n_components)
-    log_likelihood, sums = rows.sum(summand, size, wanted)
+    log_likelihood, sums = rows.own_sum(summand, size, wanted)
     count, first, *moments = features.moments(sums)
     if second_moment is None:
         second = moments[0]

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgmm.arrays import shards
 from jaxgmm.arrays.chunks import ChunkRows, chunk_size, largest_over_chunks, sum_over_chunks
-from jaxgmm.arrays.numerics import einsum
+from jaxgmm.arrays.numerics import einsum, in_unit_of
 from jaxgmm.steps.standardization import Standardization
 
 T = TypeVar("T")
@@ -47,13 +49,20 @@ class Rows(NamedTuple):
         most = jnp.where(jnp.isfinite(most), most, 0)
         return logits + (prior - most[None]), most
 
-    def sum(
+    def sum(self, summand: Callable[[Array, Array, Array], T], chunk_rows: ChunkRows | int) -> T:
+        """Σ over the rows of a function of a chunk of them, those of other devices included.
+
+        Args, see `own_sum`.
+        """
+        return shards.total(self.own_sum(summand, chunk_rows))
+
+    def own_sum(
         self,
         summand: Callable[[Array, Array, Array], T],
         chunk_rows: ChunkRows | int,
         wanted: Array | None = None,
     ) -> T:
-        """Σ over the rows of a function of a chunk of them.
+        """Σ over this device's rows of a function of a chunk of them.
 
         Args:
             summand: called with the numbers of some rows: (rows,) int, their weights: (rows,), and
@@ -71,6 +80,14 @@ class Rows(NamedTuple):
             return summand(start + jnp.arange(n_rows), weights, z)
 
         return sum_over_chunks(summand_of, self.x.shape[0], chunk_rows, wanted)
+
+    def total_weight(self) -> Array:
+        """Σ w_n: ()."""
+        return shards.total(jnp.sum(self.weights))
+
+    def n_present(self) -> Array:
+        """The number of rows that have a weight: () int."""
+        return shards.total(jnp.sum(self.weights > 0))
 
     def chunk_rows(self, numbers_per_row: int) -> ChunkRows:
         """Rows in a chunk for which so many numbers per row are computed."""
@@ -115,7 +132,7 @@ def largest_distance(x: Array, weights: Array, center: Array) -> Array:
         distance = jnp.abs(lax.dynamic_slice_in_dim(x, start, n_rows) - center[None])
         return jnp.max(jnp.where(present[:, None], distance, 0), axis=0), ()
 
-    return largest_over_chunks(distance_in, x.shape[0], chunk_size(*x.shape))[0]
+    return shards.largest(largest_over_chunks(distance_in, x.shape[0], chunk_size(*x.shape))[0])
 
 
 def farthest_rows(rows: Rows, most: int) -> Array:
@@ -140,8 +157,10 @@ def farthest_rows(rows: Rows, most: int) -> Array:
 
     distance, numbers = largest_over_chunks(farthest_in, x.shape[0], chunk_size(*x.shape))
     if distance.size > most:
-        numbers = numbers[lax.top_k(distance, most)[1]]
-    return standardization.standardize(x[numbers], weights[numbers])
+        features = lax.top_k(shards.largest(distance), most)[1]
+        distance, numbers = distance[features], numbers[features]
+    farthest = standardization.standardize(x[numbers], weights[numbers])
+    return shards.of_the_largest(distance, farthest)
 
 
 def standardization_of(x: Array, weights: Array, isotropic: bool | Array) -> Standardization:
@@ -178,28 +197,37 @@ def standardization_of(x: Array, weights: Array, isotropic: bool | Array) -> Sta
     standardization = replace(
         at_zero, center=jnp.where(usable, center, 0), scale=jnp.where(usable, scale, 1)
     )
-    variance = jnp.where(usable & ~constant, _variance(standardization, x, weights), 1)
-    return replace(standardization, variance=jnp.where(jnp.all(weights >= 0), variance, jnp.nan))
+    variance = jnp.where(
+        usable & ~constant, _variance(standardization, x, weights, shards.row_axes()), 1
+    )
+    impossible = shards.largest(jnp.any(~(weights >= 0)).astype(int)) > 0
+    return replace(standardization, variance=jnp.where(impossible, jnp.nan, variance))
 
 
-@jax.custom_jvp
-def _variance(standardization: Standardization, x: Array, weights: Array) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _variance(
+    standardization: Standardization, x: Array, weights: Array, axes: tuple[str, ...]
+) -> Array:
     """The variance of weighted data in coordinates that are constant to differentiation: (D,).
 
     Backward, a derivative by rows would be gathered chunk by chunk in another array like x. From
     d Var z = Σ w (2 (z - mean) dz + ((z - mean)² - Var z) dw / w) / Σ w it is one product for each
     number of the data, made where it is added.
     """
-    first, second = Rows(standardization, x, weights).moments()
+    with shards.rows_over(axes):
+        first, second = Rows(standardization, x, weights).moments()
     return second - first**2
 
 
 @_variance.defjvp
 def _differentiate_variance(
-    primals: tuple[Standardization, Array, Array], tangents: tuple[Standardization, Array, Array]
+    axes: tuple[str, ...],
+    primals: tuple[Standardization, Array, Array],
+    tangents: tuple[Standardization, Array, Array],
 ) -> tuple[Array, Array]:
     standardization, x, weights = primals
     _, x_moved, weights_moved = tangents
+    shards.refuse_derivatives(axes)
     mean, second = Rows(standardization, x, weights).moments()
     variance = second - mean**2
     apart = standardization.standardize(x, weights) - mean[None]
@@ -209,9 +237,15 @@ def _differentiate_variance(
     return variance, jnp.sum(change, axis=0) / jnp.sum(weights)
 
 
+def weights_in_own_unit(weights: Array) -> tuple[Array, Array]:
+    """Weights (..., N) in a unit of which the largest is between 1 and 4, and the unit: (...)."""
+    largest = jnp.max(jnp.abs(lax.stop_gradient(weights)), axis=-1)
+    return in_unit_of(weights, shards.largest(largest))
+
+
 def as_they_are(x: Array, weights: Array, log_prior: Array | None = None) -> Rows:
     """Rows in the data's own coordinates."""
-    one = jnp.ones_like(x[0])
+    one = jnp.ones(x.shape[1], x.dtype)
     zero = jnp.zeros_like(one)
     standardization = Standardization(
         center=zero, scale=one, variance=one, isotropic=jnp.asarray(False)
