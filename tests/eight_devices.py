@@ -229,6 +229,7 @@ OF_SPLIT_ROWS = {
 
 off, text = recipe()
 joint, program = in_shard_map()
+(split,) = spread([few], meshes["explicit"])
 report = {
     "in shard_map": {name: largest_difference(f, own) for name, (own, f) in IN_SHARD_MAP.items()},
     "recipe": off,
@@ -250,9 +251,11 @@ report = {
         for kind, mesh in meshes.items()
     },
     "refused features": refusal(em, jax.device_put(few, NamedSharding(of_features, FEATURES))),
-    "refused derivatives": refusal(
-        jax.jit(jax.grad(lambda x: em(x).log_likelihood)), *spread([few], meshes["explicit"])
-    ),
+    "refused derivatives": [
+        refusal(jax.jit(jax.grad(lambda x: em(x).log_likelihood)), split),
+        refusal(lambda x: jg.em(start, x, adjoint="unroll", max_iter=3), split),
+        refusal(lambda x: jg.fit(KEY, x, K, adjoint="unroll", max_iter=3), split),
+    ],
 }
 
 split_points = jax.device_put(few, NamedSharding(auto, ROWS))

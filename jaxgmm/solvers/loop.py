@@ -169,6 +169,7 @@ def run(
         settings: static choices.
     """
     if settings.adjoint == "unroll":
+        shards.refuse_derivatives(shards.row_axes())
         mixture, trace = iterate_unrolled(by_differences(problem), start, limits, settings)
     else:
         fixed, first, final = lax.stop_gradient((problem, start, limits))
