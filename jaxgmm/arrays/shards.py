@@ -40,6 +40,11 @@ def row_axes() -> tuple[str, ...]:
     return _axes.get()
 
 
+def _own_number() -> Array:
+    """The number of this device, along the axes of rows: () int."""
+    return lax.axis_index(row_axes()).astype(int)
+
+
 def refuse_derivatives(axes: tuple[str, ...]) -> None:
     """NotImplementedError in a rule for derivatives, of what was made of rows along axes, if any.
 
@@ -76,7 +81,7 @@ def of_the_largest(values: Array, along: Array) -> Array:
     axes = row_axes()
     if not axes:
         return along
-    most, number = largest(values), lax.axis_index(axes)
+    most, number = largest(values), _own_number()
     n_devices = lax.axis_size(axes)
     first = lax.pmin(jnp.where(values == most, number, n_devices), axes)
     owned = (first == number).reshape(-1, *(1,) * (along.ndim - 1))
@@ -88,7 +93,7 @@ def before(number: Array) -> Array:
     axes = row_axes()
     if not axes:
         return jnp.zeros_like(number)
-    own, devices = lax.axis_index(axes), jnp.arange(lax.axis_size(axes))
+    own, devices = _own_number(), jnp.arange(lax.axis_size(axes))
     numbers = lax.psum(jnp.where(devices == own, number, 0), axes)
     return jnp.sum(jnp.where(devices < own, numbers, 0))
 
@@ -99,10 +104,10 @@ def gathered(array: Array) -> Array:
     if not axes:
         return array
     devices = jnp.arange(lax.axis_size(axes))
-    mine = (devices == lax.axis_index(axes)).reshape(-1, *(1,) * array.ndim)
+    mine = (devices == _own_number()).reshape(-1, *(1,) * array.ndim)
     return lax.psum(jnp.where(mine, array[None], 0), axes).reshape(-1, *array.shape[1:])
 
 
 def first_row(n_rows: int) -> Array | int:
     """The number among all rows of the first of this device, of which each has so many."""
-    return lax.axis_index(row_axes()) * n_rows if row_axes() else 0
+    return _own_number() * n_rows if row_axes() else 0
