@@ -37,6 +37,8 @@ class Budget(NamedTuple):
         sparseness: of a component that products lose the rows that matter are gathered where they
             are no more than one in so many, and none are gone through where there are none; None
             for all rows always.
+        fewest_picked: products in a component's differences of a chunk from which on it is worth
+            looking which rows matter.
         in_slots: numbers of which each operation on slots computes that many, at most.
         at_once: likewise where nothing is refilled, and more only wait for the slowest.
         fewer_slots: when the queue is empty and few fits are left, there are so many times fewer
@@ -75,6 +77,7 @@ class Budget(NamedTuple):
     refill: int = 8
     few_left: int = 2
     columns: int = 2**8
+    fewest_picked: int = 2**20
     of_one_core: int = 192 * 2**10
     components_of_one_core: int = 2**6
     smallest_pass: int = 2**20

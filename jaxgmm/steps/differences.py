@@ -58,10 +58,16 @@ def by_differences_apart(
     constants = mixture.log_weights - log_normalizer(mixture.covariance, mixture.n_features)
     features = features_for(mixture, full_second_moment)
 
+    def picks(z: Array) -> bool:
+        n_products = z.size * (z.shape[1] if features is PRODUCTS else 1)
+        return budget().sparseness is not None and n_products >= budget().fewest_picked
+
     def logits(of_all: Array, z: Array) -> Array:
         # Features first, once and not anew for each component.
         columns = lax.optimization_barrier(z.T)
-        excess = None if prior else excess_over_nothing(mixture, forms, features, of_all, z)
+        excess = None
+        if not prior and picks(z):
+            excess = excess_over_nothing(mixture, forms, features, of_all, z)
 
         def of_one(number: Array, rows: Array | None) -> Array:
             own = columns.T if rows is None else z[rows]
@@ -94,7 +100,8 @@ def by_differences_apart(
         shapes = jax.eval_shape(lambda number: of_one(number, None), jnp.zeros(1, int))
         nothing = tuple(jnp.zeros((n_components, *own.shape[1:]), z.dtype) for own in shapes)
         nothing = varying(nothing, z, responsibilities, mixture, as_rows=True)
-        found = _with_each(forms.moments_apart, share, of_one, nothing)
+        excess = share if picks(z) else None
+        found = _with_each(forms.moments_apart, excess, of_one, nothing)
         return features.put(of_all, forms.moments_apart, features.packed(*found))
 
     about = jnp.where(forms.moments_apart[:, None], origin, forms.origin[None])
@@ -165,11 +172,10 @@ def _with_each(
         of_all: (K, ...).
     """
     of_all_rows = partial(of_one, rows=None)
-    sparseness = budget().sparseness
-    if excess is None or sparseness is None:
+    if excess is None:
         return _for_each(chosen, of_all_rows, of_all)
     n_rows = jax.eval_shape(excess, jnp.zeros(1, int)).size
-    few = max(1, n_rows // sparseness)
+    few = max(1, n_rows // (budget().sparseness or 1))
 
     def count(number: Array) -> Array:
         return jnp.sum(~(excess(number) <= 0), axis=1)

@@ -225,6 +225,7 @@ def test_of_few_rows_of_a_component_apart_or_of_all(
 
     def statistics(sparseness):
         set_budget(monkeypatch, sparseness=sparseness)
+        set_budget(monkeypatch, fewest_picked=0)
         return expected_statistics(rows, mixture, full, extent, forms)
 
     found, expected = statistics(sparseness), statistics(None)
@@ -242,6 +243,7 @@ def test_of_few_rows_of_a_component_apart_or_of_all(
 def test_of_rows_that_are_told_their_component_all_matter(monkeypatch):
     """However far away it is: nothing else decides whose they are."""
     set_budget(monkeypatch, smallest_pass=0)
+    set_budget(monkeypatch, fewest_picked=0)
     random, thin = np.random.default_rng(0), by_dtype(1e-4, 4e-9)
     turn = np.array([[1, 1], [1, -1]]) / np.sqrt(2)
     along = random.uniform(3, 6, size=N)
