@@ -6,6 +6,7 @@ being traced, nobody knows yet: it may be exported for another platform. So what
 a CPU and for accelerators, and JAX lowers the one that is wanted.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,10 +36,9 @@ class Budget(NamedTuple):
         sums_are_products: whether sums of many rows are made by a product with ones.
         branches_are_slow: whether operations inside of a branch have less of the machine.
         sparseness: of a component that products lose the rows that matter are gathered where they
-            are no more than one in so many, and none are gone through where there are none; None
-            for all rows always.
+            are no more than one in so many, and none are gone through where there are none.
         fewest_picked: products in a component's differences of a chunk from which on it is worth
-            looking which rows matter.
+            looking which rows matter; infinite for never.
         in_slots: numbers of which each operation on slots computes that many, at most.
         at_once: likewise where nothing is refilled, and more only wait for the slowest.
         fewer_slots: when the queue is empty and few fits are left, there are so many times fewer
@@ -70,14 +70,14 @@ class Budget(NamedTuple):
     features_in_block: int | None
     sums_are_products: bool
     branches_are_slow: bool
-    sparseness: int | None
     in_slots: int
     at_once: int
     fewer_slots: int
     refill: int = 8
     few_left: int = 2
     columns: int = 2**8
-    fewest_picked: int = 2**20
+    sparseness: int = 2**5
+    fewest_picked: float = 2**20
     of_one_core: int = 192 * 2**10
     components_of_one_core: int = 2**6
     smallest_pass: int = 2**20
@@ -103,7 +103,6 @@ CPU = Budget(
     features_in_block=560,
     sums_are_products=True,
     branches_are_slow=True,
-    sparseness=32,
     in_slots=2**16,
     at_once=2**12,
     fewer_slots=16,
@@ -115,7 +114,7 @@ ACCELERATOR = Budget(
     features_in_block=None,
     sums_are_products=False,
     branches_are_slow=False,
-    sparseness=None,
+    fewest_picked=math.inf,
     in_slots=2**26,
     at_once=2**26,
     fewer_slots=1,

@@ -30,6 +30,7 @@ from jaxgmm.steps.statistics import SufficientStatistics
 
 T = TypeVar("T")
 
+# The smallest normal number of float32.
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -55,57 +56,80 @@ def by_differences_apart(
         prior: whether something else, too, decides which component a row belongs to.
     """
     origin = mixture.means if origin is None else origin
-    constants = mixture.log_weights - log_normalizer(mixture.covariance, mixture.n_features)
     features = features_for(mixture, full_second_moment)
-
-    def picks(z: Array) -> bool:
-        n_products = z.size * (z.shape[1] if features is PRODUCTS else 1)
-        return budget().sparseness is not None and n_products >= budget().fewest_picked
-
-    def logits(of_all: Array, z: Array) -> Array:
-        # Features first, once and not anew for each component.
-        columns = lax.optimization_barrier(z.T)
-        excess = None
-        if not prior and picks(z):
-            excess = excess_over_nothing(mixture, forms, features, of_all, z)
-
-        def of_one(number: Array, rows: Array | None) -> Array:
-            own = columns.T if rows is None else z[rows]
-            whitened = standardized(pick(mixture.covariance, number), mixture.means[number], own)
-            found = constants[number][:, None] - einsum("kin,kin->kn", whitened, whitened) / 2
-            if rows is None:
-                return found
-            return of_component(of_all, number).at[:, rows].set(found, unique_indices=True)
-
-        products = varying(of_all, z, mixture, as_rows=True)
-        return _with_each(forms.logits_apart, excess, of_one, products)
-
-    def sums(of_all: tuple[Array, ...], z: Array, responsibilities: Array) -> tuple[Array, ...]:
-        # Likewise with a one, whose origin is 0.
-        columns = lax.optimization_barrier(with_one(z.T))
-        origins = jnp.pad(origin, ((0, 0), (0, 1)))
-        share = partial(of_component, responsibilities)
-
-        def of_one(number: Array, rows: Array | None) -> tuple[Array, ...]:
-            own = share(number) if rows is None else share(number)[:, rows]
-            if z.shape[1] <= FEW:
-                own_z = z if rows is None else z[rows]
-                return sum_moments(own_z, own, of_component(origin, number), features is PRODUCTS)
-            own_columns = columns if rows is None else with_one(z[rows].T)
-            difference = own_columns - of_component(origins, number).T
-            return _moments_of_one(difference, own, features is PRODUCTS)
-
-        # On their own, so that a CPU does both at a time.
-        n_components = mixture.n_components
-        shapes = jax.eval_shape(lambda number: of_one(number, None), jnp.zeros(1, int))
-        nothing = tuple(jnp.zeros((n_components, *own.shape[1:]), z.dtype) for own in shapes)
-        nothing = varying(nothing, z, responsibilities, mixture, as_rows=True)
-        excess = share if picks(z) else None
-        found = _with_each(forms.moments_apart, excess, of_one, nothing)
-        return features.put(of_all, forms.moments_apart, features.packed(*found))
-
     about = jnp.where(forms.moments_apart[:, None], origin, forms.origin[None])
-    return Apart(logits, sums, about)
+    return Apart(
+        logits=partial(_logits_apart, mixture, forms, features, prior),
+        sums=partial(_sums_apart, mixture, forms, features, origin),
+        origin=about,
+    )
+
+
+def _picks_rows(features: Features, z: Array) -> bool:
+    """Whether it is worth looking which rows of a chunk matter to a component."""
+    n_products = z.size * (z.shape[1] if features is PRODUCTS else 1)
+    return n_products >= budget().fewest_picked
+
+
+def _logits_apart(
+    mixture: GaussianMixture,
+    forms: Forms,
+    features: Features,
+    prior: bool,
+    of_all: Array,
+    z: Array,
+) -> Array:
+    """`Apart.logits`."""
+    constants = mixture.log_weights - log_normalizer(mixture.covariance, mixture.n_features)
+    # Features first, once and not anew for each component.
+    columns = lax.optimization_barrier(z.T)
+    excess = None
+    if not prior and _picks_rows(features, z):
+        excess = excess_over_nothing(mixture, forms, features, of_all, z)
+
+    def of_one(number: Array, rows: Array | None) -> Array:
+        own = columns.T if rows is None else z[rows]
+        whitened = standardized(pick(mixture.covariance, number), mixture.means[number], own)
+        found = constants[number][:, None] - einsum("kin,kin->kn", whitened, whitened) / 2
+        if rows is None:
+            return found
+        return of_component(of_all, number).at[:, rows].set(found, unique_indices=True)
+
+    products = varying(of_all, z, mixture, as_rows=True)
+    return _with_each(forms.logits_apart, excess, of_one, products)
+
+
+def _sums_apart(
+    mixture: GaussianMixture,
+    forms: Forms,
+    features: Features,
+    origin: Array,
+    of_all: tuple[Array, ...],
+    z: Array,
+    responsibilities: Array,
+) -> tuple[Array, ...]:
+    """`Apart.sums`."""
+    # Features first, with a one, whose origin is 0.
+    columns = lax.optimization_barrier(with_one(z.T))
+    origins = jnp.pad(origin, ((0, 0), (0, 1)))
+    share = partial(of_component, responsibilities)
+
+    def of_one(number: Array, rows: Array | None) -> tuple[Array, ...]:
+        own = share(number) if rows is None else share(number)[:, rows]
+        if z.shape[1] <= FEW:
+            own_z = z if rows is None else z[rows]
+            return sum_moments(own_z, own, of_component(origin, number), features is PRODUCTS)
+        own_columns = columns if rows is None else with_one(z[rows].T)
+        difference = own_columns - of_component(origins, number).T
+        return _moments_of_one(difference, own, features is PRODUCTS)
+
+    # On their own, so that a CPU does both at a time.
+    shapes = jax.eval_shape(lambda number: of_one(number, None), jnp.zeros(1, int))
+    nothing = tuple(jnp.zeros((mixture.n_components, *own.shape[1:]), z.dtype) for own in shapes)
+    nothing = varying(nothing, z, responsibilities, mixture, as_rows=True)
+    excess = share if _picks_rows(features, z) else None
+    found = _with_each(forms.moments_apart, excess, of_one, nothing)
+    return features.put(of_all, forms.moments_apart, features.packed(*found))
 
 
 def of_component(array: Array, number: Array) -> Array:
@@ -175,7 +199,7 @@ def _with_each(
     if excess is None:
         return _for_each(chosen, of_all_rows, of_all)
     n_rows = jax.eval_shape(excess, jnp.zeros(1, int)).size
-    few = max(1, n_rows // (budget().sparseness or 1))
+    few = max(1, n_rows // budget().sparseness)
 
     def count(number: Array) -> Array:
         return jnp.sum(~(excess(number) <= 0), axis=1)

@@ -223,12 +223,11 @@ def test_of_few_rows_of_a_component_apart_or_of_all(
         every = jnp.ones(K, bool)
         forms = forms._replace(logits_apart=every, moments_apart=every)
 
-    def statistics(sparseness):
-        set_budget(monkeypatch, sparseness=sparseness)
-        set_budget(monkeypatch, fewest_picked=0)
+    def statistics(fewest_picked):
+        set_budget(monkeypatch, sparseness=sparseness, fewest_picked=fewest_picked)
         return expected_statistics(rows, mixture, full, extent, forms)
 
-    found, expected = statistics(sparseness), statistics(None)
+    found, expected = statistics(0), statistics(np.inf)
     assert_close(found.log_likelihood, expected.log_likelihood, rtol=1e2 * EPS)
     count, second = double(expected.count), np.abs(double(expected.second)).reshape(K, -1)
     # Of a single row about itself nothing is left but rounding, by products that of coordinates.
