@@ -45,7 +45,7 @@ class Budget(NamedTuple):
             slots; 1 for never.
         refill: slots are refilled when one in so many has ended.
         few_left: when the queue is empty and one fit in so many slots is left, there may be fewer.
-        columns: components of all slots together whose logits are one matrix product.
+        side_by_side: passes of several fits by matrix products that are made at once, at most.
         smallest_pass: with fewer products than this, counts included, a pass over the data is too
             short for a second form of it to be worth compiling.
         hurried_pass: with at most so many products in all passes that are made side by side,
@@ -73,9 +73,9 @@ class Budget(NamedTuple):
     in_slots: int
     at_once: int
     fewer_slots: int
+    side_by_side: float
     refill: int = 8
     few_left: int = 2
-    columns: int = 2**8
     sparseness: int = 2**5
     fewest_picked: float = 2**20
     of_one_core: int = 192 * 2**10
@@ -96,7 +96,8 @@ class Budget(NamedTuple):
 # Beginning with an operation takes as long as computing thousands of numbers, of which so many
 # still fit into a core's cache; panels of longer products don't. A turn costs some operations, and
 # some work for each slot, whether or not it is of use. XLA splits neither sums nor what is in a
-# branch among cores.
+# branch among cores, and multiplies batches of matrices, as each fit has features of its own, three
+# to eight times more slowly than one after the other.
 CPU = Budget(
     chunk=2**18,
     overlaps=True,
@@ -106,6 +107,7 @@ CPU = Budget(
     in_slots=2**16,
     at_once=2**12,
     fewer_slots=16,
+    side_by_side=1,
 )
 # What fills a device, and fits into its memory.
 ACCELERATOR = Budget(
@@ -118,6 +120,7 @@ ACCELERATOR = Budget(
     in_slots=2**26,
     at_once=2**26,
     fewer_slots=1,
+    side_by_side=math.inf,
 )
 # XLA's GPU backend cuts products over many rows into pieces, and where they are no multiple of
 # these, it copies what is multiplied. Chunks on an accelerator are multiples of so many rows, but

@@ -25,7 +25,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxgmm.arrays.budgets import budget, by_platform
 from jaxgmm.arrays.numerics import varying
-from jaxgmm.execution.tasks import at, take
+from jaxgmm.execution.tasks import at, for_each, take
 
 State = TypeVar("State")
 
@@ -100,7 +100,7 @@ class Queue(NamedTuple):
                 partial(jnp.where, self.going(state)), self.step(data, state), state
             )
 
-        return jax.vmap(masked_step, in_axes=(self.axes, 0))(data, states)
+        return for_each(masked_step, data, self.axes, states)
 
     def next_round(self, order: Array, n_queued: Array, fewest: int, slots: Slots) -> Slots:
         """Slots are refilled, and turn until so many have ended that it is worth another round."""

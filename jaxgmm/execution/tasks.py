@@ -10,6 +10,7 @@ from jax import Array, lax
 from jaxgmm.arrays.budgets import budget
 
 T = TypeVar("T")
+State = TypeVar("State")
 
 
 def slots_for(n_tasks: int, numbers: int, refilled: bool = False) -> int:
@@ -33,6 +34,17 @@ def take(tree: T, axes: Any, numbers: Array | int) -> T:
         return leaf if axis is None else leaf[numbers]
 
     return jax.tree.map(of_leaf, axes, tree, is_leaf=lambda axis: axis is None)
+
+
+def for_each(function: Callable[[Any, State], T], data: Any, axes: Any, states: State) -> T:
+    """The results of a function of the data of a task and its state, for states (S, ...).
+
+    A single one is not made as a batch: XLA multiplies batches of matrices more slowly.
+    """
+    if jax.tree.leaves(states)[0].shape[0] > 1:
+        return jax.vmap(function, in_axes=(axes, 0))(data, states)
+    result = function(take(data, axes, 0), at(states, 0))
+    return jax.tree.map(lambda leaf: leaf[None], result)
 
 
 def in_blocks(function: Callable[[Any], T], n_tasks: int, size: int) -> T:

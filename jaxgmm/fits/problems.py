@@ -7,6 +7,7 @@ from jax import Array
 
 from jaxgmm.arrays.budgets import budget
 from jaxgmm.execution.tasks import slots_for, take
+from jaxgmm.steps.features import PRODUCTS
 from jaxgmm.steps.problem import Problem
 
 
@@ -46,6 +47,7 @@ class Problems(NamedTuple):
     def n_slots(self, n_tasks: int, n_components: int, refilled: bool = False) -> int:
         """The number of fits at a time, in slots that are refilled or in blocks."""
         n_rows, n_features = self.problem.rows.x.shape[-2:]
-        if self.shared and self.problem.extent is not None:
-            return max(1, min(n_tasks, budget().columns // n_components))
-        return slots_for(n_tasks, n_rows * n_components * n_features, refilled)
+        if self.problem.extent is None:
+            return slots_for(n_tasks, n_rows * n_components * n_features, refilled)
+        in_pass = n_rows * (PRODUCTS.count(n_features) + n_components)
+        return int(min(budget().side_by_side, slots_for(n_tasks, in_pass, refilled)))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from helpers import (
 
 import jaxgmm as jg
 import jaxgmm.fits.entry
+from jaxgmm.arrays.budgets import on_platform
 from jaxgmm.arrays.padding import padded_rows
 
 
@@ -95,6 +97,25 @@ def test_data_with_weights_are_never_copied(key, covariance_type):
     program = jax.jit(fit).lower(*shapes).compile()
     bound = n_rows * n_features // 2 * DTYPE.itemsize
     assert program.memory_analysis().temp_size_in_bytes < bound
+
+
+@pytest.mark.parametrize("models", [(), (3,)])
+def test_long_passes_of_several_fits_are_made_one_after_the_other(models):
+    """Restarts, and models with data of their own: no chunk of features is part of a batch."""
+    n_rows, n_features = 9_000, 12
+    n_products = (n_features + 1) * (n_features + 2) // 2
+    x = jax.ShapeDtypeStruct((*models, n_rows, n_features), DTYPE)
+    key = jax.random.key(0)
+    program = partial(jg.fit_batch if models else jg.fit, key, n_components=2, n_init=3)
+    with on_platform("cpu"):
+        made = jax.make_jaxpr(program)(x).jaxpr
+    features = {
+        outcome.aval.shape
+        for equation in equations(made)
+        for outcome in equation.outvars
+        if n_products in getattr(outcome.aval, "shape", ()) and outcome.aval.size > 20 * n_products
+    }
+    assert features and all(len(shape) == 2 for shape in features)
 
 
 def test_a_second_fit_compiles_nothing(monkeypatch, key):
