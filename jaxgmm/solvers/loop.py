@@ -10,6 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays import shards
+from jaxgmm.arrays.chunks import one_by_one
 from jaxgmm.arrays.numerics import varying
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.placement import is_split
@@ -235,9 +236,12 @@ def step(problem: Problem, mixture: GaussianMixture, smallest_gain: ArrayLike = 
     """The step from a mixture; `smallest_gain` is for `forms_of`."""
     whitening = ready_to_whiten(mixture)
     forms = problem.forms(whitening, smallest_gain)
-    statistics = problem.expected_statistics(whitening, forms)
+    if forms is None:
+        error, statistics = 0.0, problem.expected_statistics(whitening)
+    else:
+        of_one = one_by_one(Problem.expected_statistics)
+        error, statistics = forms.error, of_one(problem, whitening, forms)
     new = problem.maximize(statistics, mixture)
-    error = 0.0 if forms is None else forms.error
     return Step(new, statistics.log_likelihood, gain_of(new, whitening, error))
 
 

@@ -99,19 +99,27 @@ def test_data_with_weights_are_never_copied(key, covariance_type):
     assert program.memory_analysis().temp_size_in_bytes < bound
 
 
-@pytest.mark.parametrize("models", [(), (3,)])
-def test_long_passes_of_several_fits_are_made_one_after_the_other(models):
-    """Restarts, and models with data of their own: no chunk of features is part of a batch."""
+@pytest.mark.parametrize("several", ["restarts", "models", "vmap"])
+def test_long_passes_of_several_fits_are_made_one_after_the_other(several):
+    """Restarts, models with data of their own, and starts in a batch of the user's."""
     n_rows, n_features = 9_000, 12
     n_products = (n_features + 1) * (n_features + 2) // 2
-    x = jax.ShapeDtypeStruct((*models, n_rows, n_features), DTYPE)
     key = jax.random.key(0)
-    program = partial(jg.fit_batch if models else jg.fit, key, n_components=2, n_init=3)
+    means = np.stack([np.zeros(n_features), np.ones(n_features)]).astype(DTYPE)
+    start = jg.GaussianMixture.create(
+        [0.5, 0.5], means, np.broadcast_to(np.eye(12, dtype=DTYPE), (2, 12, 12))
+    )
+    program = {
+        "restarts": partial(jg.fit, key, n_components=2, n_init=3),
+        "models": partial(jg.fit_batch, key, n_components=2),
+        "vmap": jax.vmap(partial(jg.em, start)),
+    }[several]
+    models = () if several == "restarts" else (3,)
     with on_platform("cpu"):
-        made = jax.make_jaxpr(program)(x).jaxpr
+        made = jax.make_jaxpr(program)(jax.ShapeDtypeStruct((*models, n_rows, n_features), DTYPE))
     features = {
         outcome.aval.shape
-        for equation in equations(made)
+        for equation in equations(made.jaxpr)
         for outcome in equation.outvars
         if n_products in getattr(outcome.aval, "shape", ()) and outcome.aval.size > 20 * n_products
     }
