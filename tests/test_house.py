@@ -13,7 +13,7 @@ HOUSE = Path(jaxgmm.__file__).parent
 # From the ground up. What shares a floor does not know each other.
 FLOORS = [
     ["arrays"],
-    ["execution", "covariances"],
+    ["execution", "covariances", "kernels"],
     ["mixtures"],
     ["operations", "steps"],
     ["files"],

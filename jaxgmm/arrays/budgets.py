@@ -45,6 +45,7 @@ class Budget(NamedTuple):
             slots; 1 for never.
         refill: slots are refilled when one in so many has ended.
         few_left: when the queue is empty and one fit in so many slots is left, there may be fewer.
+        kernels: how those of the library are run, see `kernels.launching`; None for none.
         side_by_side: passes of several fits by matrix products that are made at once, at most.
         smallest_pass: with fewer products than this, counts included, a pass over the data is too
             short for a second form of it to be worth compiling.
@@ -74,6 +75,7 @@ class Budget(NamedTuple):
     at_once: int
     fewer_slots: int
     side_by_side: float
+    kernels: str | None = None
     refill: int = 8
     few_left: int = 2
     sparseness: int = 2**5
@@ -121,6 +123,8 @@ ACCELERATOR = Budget(
     at_once=2**26,
     fewer_slots=1,
     side_by_side=math.inf,
+    # Not by default before they have been seen to be right on a device.
+    kernels=os.environ.get("JAXGMM_KERNELS") or None,
 )
 # XLA's GPU backend cuts products over many rows into pieces, and where they are no multiple of
 # these, it copies what is multiplied. Chunks on an accelerator are multiples of so many rows, but

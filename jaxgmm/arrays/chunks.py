@@ -188,7 +188,7 @@ def one_by_one(function: Callable[..., T]) -> Callable[..., T]:
             whole = [
                 next(of_each) if flag else leaf for leaf, flag in zip(leaves, flags, strict=True)
             ]
-            return of_one(*tree.unflatten(whole))
+            return of_one(*jax.tree.unflatten(tree, whole))
 
         batched = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
         if budget().side_by_side == 1:

@@ -86,19 +86,19 @@ def varying(tree: T, *others: Any, as_rows: bool = False) -> T:
         others: of them, or of what has their types.
         as_rows: whether along those axes, too, for what is of each device's own rows.
     """
-    axes: frozenset[str] = frozenset().union(*map(_varying_axes, jax.tree.leaves((tree, others))))
+    axes: frozenset[str] = frozenset().union(*map(varying_axes, jax.tree.leaves((tree, others))))
     axes = axes if as_rows else axes - frozenset(shards.row_axes())
     return jax.tree.map(partial(_varying_over, axes), tree) if axes else tree
 
 
-def _varying_axes(array: Any) -> frozenset[str]:
+def varying_axes(array: Any) -> frozenset[str]:
     """The mesh axes over which `shard_map` knows an array, or what has its type, to vary."""
     known = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
     return getattr(getattr(known, "manual_axis_type", None), "varying", frozenset())
 
 
 def _varying_over(axes: frozenset[str], array: Array) -> Array:
-    missing = tuple(sorted(axes - _varying_axes(array)))
+    missing = tuple(sorted(axes - varying_axes(array)))
     return lax.pcast(array, missing, to="varying") if missing else array
 
 

@@ -9,31 +9,40 @@ step changes, is gathered once.
 
 The price is cancellation: a logit is a difference of terms as large as (|z| / σ)², and loses as
 many digits. `forms.py` says for which components that is tolerable, and `differences.py` has the
-form that never loses any, for the others or for all.
+form that never loses any, for the others or for all. On a GPU `kernels/em_pass.py` makes both
+products of a tile of rows at once.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.arrays.budgets import budget
-from jaxgmm.arrays.chunks import rows_of_features
-from jaxgmm.arrays.numerics import shifted_exponentials, weighted_sum
+from jaxgmm.arrays.chunks import rows_of_features, sum_over_chunks
+from jaxgmm.arrays.numerics import shifted_exponentials, varying_axes, weighted_sum
 from jaxgmm.covariances.storage import is_diagonal, precision, precision_diagonal
+from jaxgmm.kernels.em_pass import Logits, Plan, fused_moments, plan_of
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.features import (
     LINEAR,
     PRODUCTS,
+    SQUARES,
     Features,
     LogitCoefficients,
     features_for,
 )
 from jaxgmm.steps.rows import Rows
 from jaxgmm.steps.statistics import SufficientStatistics
+
+# A launch of a kernel goes through so many rows at most, as each of its sums is a plain one; and
+# numbers in it are counted by 32 bits.
+LONGEST_LAUNCH, MOST_NUMBERS = 2**24, 2**31 - 1
 
 
 def products_in_pass(x: Array, n_components: int) -> int:
@@ -49,7 +58,7 @@ def _precisions(mixture: GaussianMixture, features: Features) -> Array:
     return precision_diagonal(mixture.covariance, mixture.n_features)
 
 
-def logit_coefficients(mixture: GaussianMixture, features: Features) -> LogitCoefficients:
+def logits_of(mixture: GaussianMixture, features: Features) -> Logits:
     """log w_k + log N(z | μ_k, Σ_k).
 
     Of `LINEAR` features, without the quadratic part, which is the same for all components.
@@ -65,7 +74,12 @@ def logit_coefficients(mixture: GaussianMixture, features: Features) -> LogitCoe
     of_all = jnp.broadcast_to(precisions, (n_components, *precisions.shape[1:]))
     constants = mixture.log_weights - log_normalizer(mixture.covariance, n_features)
     constants -= jnp.sum(slopes * mixture.means, axis=1) / 2
-    return features.coefficients(of_all, slopes, constants)
+    return Logits(of_all, slopes, constants)
+
+
+def logit_coefficients(mixture: GaussianMixture, features: Features) -> LogitCoefficients:
+    """`logits_of`, as functions of the features."""
+    return features.coefficients(*logits_of(mixture, features))
 
 
 class Apart(NamedTuple):
@@ -111,12 +125,46 @@ def statistics_by_products(
         origin: (D,) what the features are products of the differences from, zero by default; where
             there is a `second_moment` it has to be zero.
     """
-    n_features = mixture.n_features
     features = LINEAR if second_moment is not None else features_for(mixture, full_second_moment)
     origin = jnp.zeros_like(mixture.means[0]) if origin is None else origin
-    coefficients = logit_coefficients(
-        replace(mixture, means=mixture.means - origin[None]), features
-    )
+    about_origin = replace(mixture, means=mixture.means - origin[None])
+    plan = kernel_plan(rows, mixture.n_components, features) if apart is NONE_APART else None
+    if plan is None:
+        found = _moments(features, apart, rows, about_origin, origin, wanted)
+    else:
+        found = _moments_by_kernel(plan, features, rows, about_origin, origin, wanted)
+    log_likelihood, count, first, *moments = found
+    if second_moment is None:
+        second = moments[0]
+    else:
+        # Σ_k Σ_n r_nk z zᵀ is Σ_n z zᵀ, whatever the responsibilities, and so is the quadratic
+        # part of the log-likelihood, -½ tr(P Σ_n z zᵀ).
+        second = second_moment[None]
+        log_likelihood -= jnp.sum(_precisions(mixture, features)[0] * second_moment) / 2
+    if second.ndim == 3 and not full_second_moment:
+        second = jnp.diagonal(second, axis1=1, axis2=2)
+    volume = jnp.sum(count) * rows.standardization.log_volume()
+    about = jnp.broadcast_to(origin[None], first.shape) if apart.origin is None else apart.origin
+    return SufficientStatistics(log_likelihood - volume, count, first, second, about)
+
+
+def _moments(
+    features: Features,
+    apart: Apart,
+    rows: Rows,
+    mixture: GaussianMixture,
+    origin: Array,
+    wanted: Array | None,
+) -> tuple[Array, ...]:
+    """Σ w log p of this device's rows in the coordinates they are read in, and their moments.
+
+    Args:
+        features: that are multiplied.
+        apart, origin, wanted: see `statistics_by_products`.
+        rows: the data.
+        mixture: about the origin.
+    """
+    coefficients = logit_coefficients(mixture, features)
     # Finite coefficients make dead components unlikely only: a prior that rules out all others
     # would revive them.
     dead = jnp.where(jnp.isneginf(mixture.log_weights), -jnp.inf, 0)
@@ -137,18 +185,49 @@ def statistics_by_products(
         sums = apart.sums(features.sum(values, responsibilities), z, responsibilities)
         return weighted_sum(weights, log_prob), sums
 
-    size = rows_of_features(rows.x, features.count(n_features), mixture.n_components)
+    size = rows_of_features(rows.x, features.count(mixture.n_features), mixture.n_components)
     log_likelihood, sums = rows.own_sum(summand, size, wanted)
-    count, first, *moments = features.moments(sums)
-    if second_moment is None:
-        second = moments[0]
-    else:
-        # Σ_k Σ_n r_nk z zᵀ is Σ_n z zᵀ, whatever the responsibilities, and so is the quadratic
-        # part of the log-likelihood, -½ tr(P Σ_n z zᵀ).
-        second = second_moment[None]
-        log_likelihood -= jnp.sum(_precisions(mixture, features)[0] * second_moment) / 2
-    if second.ndim == 3 and not full_second_moment:
-        second = jnp.diagonal(second, axis1=1, axis2=2)
-    volume = jnp.sum(count) * rows.standardization.log_volume()
-    about = jnp.broadcast_to(origin[None], first.shape) if apart.origin is None else apart.origin
-    return SufficientStatistics(log_likelihood - volume, count, first, second, about)
+    return log_likelihood, *features.moments(sums)
+
+
+def kernel_plan(rows: Rows, n_components: int, features: Features) -> Plan | None:
+    """The sizes with which a kernel goes through rows; None where there is none that would."""
+    if budget().kernels is None or rows.x.dtype != jnp.float32 or rows.log_prior is not None:
+        return None
+    # JAX loses track of what varies over the devices of `shard_map` inside of a kernel.
+    if varying_axes(rows.x):
+        return None
+    second_order = {PRODUCTS: 2, SQUARES: 1, LINEAR: 0}[features]
+    return plan_of(rows.x.shape[1], n_components, second_order)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _moments_by_kernel(
+    plan: Plan,
+    features: Features,
+    rows: Rows,
+    mixture: GaussianMixture,
+    origin: Array,
+    wanted: Array | None,
+) -> tuple[Array, ...]:
+    """`_moments`, in one launch for all rows of which the numbers can be counted."""
+    frame = (rows.standardization.center, rows.standardization.scale, origin)
+    logits = logits_of(mixture, features)
+    how = budget().kernels
+    assert how is not None
+
+    def summand(start: Array, fresh: Array) -> tuple[Array, ...]:
+        x, weights = (
+            lax.dynamic_slice_in_dim(of, start, fresh.size) for of in (rows.x, rows.weights)
+        )
+        return fused_moments(plan, how, x, jnp.where(fresh, weights, 0), frame, logits)
+
+    most = min(rows.x.shape[0], MOST_NUMBERS // plan.n_features, LONGEST_LAUNCH)
+    return sum_over_chunks(summand, rows.x.shape[0], most, wanted)
+
+
+@_moments_by_kernel.defjvp
+def _differentiate_moments(
+    plan: Plan, features: Features, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    return jax.jvp(partial(_moments, features, NONE_APART), primals, tangents)

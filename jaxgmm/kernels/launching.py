@@ -1,0 +1,43 @@
+"""Launching a kernel: compiled for a GPU, or interpreted."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+
+# How kernels are run: compiled by Triton, or step by step, to be tested anywhere. Pallas has
+# another backend for NVIDIA's GPUs, Mosaic: it multiplies float32 with 10 bits only. That for
+# Triton may be gone from a later JAX, and is imported where it is used.
+TRITON, INTERPRETED = "triton", "interpreted"
+
+
+def launch(
+    kernel: Callable[..., None],
+    name: str,
+    how: str,
+    grid: tuple[int, ...],
+    shapes: tuple[tuple[int, ...], ...],
+    n_warps: int,
+    *arrays: Array,
+) -> tuple[Array, ...]:
+    """What a kernel writes, float32.
+
+    Args:
+        kernel: called with references to all arrays, and one to each result.
+        name: of the kernel.
+        how: `TRITON` or `INTERPRETED`.
+        grid: of programs.
+        shapes: of the results.
+        n_warps: of a program.
+        *arrays: what it reads.
+    """
+    results = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    options: dict[str, Any] = {"interpret": True}
+    if how == TRITON:
+        from jax.experimental.pallas import triton
+
+        options = {"compiler_params": triton.CompilerParams(num_warps=n_warps, num_stages=2)}
+    return pl.pallas_call(kernel, results, grid=grid, name=name, **options)(*arrays)
