@@ -10,6 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays import shards
+from jaxgmm.arrays.budgets import budget, by_platform
 from jaxgmm.arrays.numerics import all_in_batch, contract, einsum, varying
 from jaxgmm.steps.rows import Rows
 
@@ -23,9 +24,22 @@ SMALLEST_DEVIATION = 1e-3
 
 
 def squared_distances(z: Array, centers: Array) -> Array:
-    """|z_n - c_k|²: (N, D), (K, D) -> (K, N), in vectors of rows, of which XLA makes fast loops."""
+    """|z_n - c_k|²: (N, D), (K, D) -> (K, N).
+
+    XLA's CPU backend makes fast loops of vectors of rows, and slow ones of sums over many features.
+    """
     columns = z.T
-    return lax.map(lambda center: jnp.sum((columns - center[:, None]) ** 2, axis=0), centers)
+
+    def add_feature(number: Array, sums: Array) -> Array:
+        return sums + (columns[number][None] - centers[:, number][:, None]) ** 2
+
+    def distances() -> Array:
+        if budget().feature_by_feature:
+            nothing = varying(jnp.zeros_like(centers, shape=(len(centers), len(z))), z, centers)
+            return lax.fori_loop(0, z.shape[1], add_feature, nothing)
+        return jnp.sum((columns[None] - centers[:, :, None]) ** 2, axis=1)
+
+    return by_platform(distances)
 
 
 @jax.tree_util.register_dataclass
