@@ -128,7 +128,7 @@ ACCELERATOR = Budget(
     fewer_slots=1,
     side_by_side=math.inf,
     # Not by default before they have been seen to be right on a device.
-    kernels=os.environ.get("JAXGMM_KERNELS") or None,
+    kernels="triton" if os.environ.get("JAXGMM_KERNELS") == "triton" else None,
 )
 # XLA's GPU backend cuts products over many rows into pieces, and where they are no multiple of
 # these, it copies what is multiplied. Chunks on an accelerator are multiples of so many rows, but
