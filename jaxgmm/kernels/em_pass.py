@@ -161,15 +161,12 @@ def fused_moments(
     # An infinity would become NaN where a number is split in two.
     finite = jnp.maximum(logits.constants, float(jnp.finfo(jnp.float32).min) / 4)
     constants = jnp.pad(finite, (0, plan.columns - plan.n_components))
-    kernel = partial(
-        _em_pass, plan, -(-n_tiles // n_splits), "tf32x3" if how == TRITON else "highest"
-    )
-    (sums,) = launch(
-        kernel,
+    sums = launch(
+        partial(_em_pass, plan, -(-n_tiles // n_splits), how),
         "em_pass",
         how,
         (n_splits, plan.n_groups),
-        ((n_splits, plan.n_groups, plan.n_sums, plan.columns),),
+        (n_splits, plan.n_groups, plan.n_sums, plan.columns),
         plan.n_warps,
         x,
         weights,
@@ -231,7 +228,7 @@ def _moments(plan: Plan, sums: Array) -> tuple[Array, ...]:
 def _em_pass(
     plan: Plan,
     tiles_of_program: int,
-    precision: str,
+    how: str,
     x: Any,
     weights: Any,
     frame: Any,
@@ -246,10 +243,9 @@ def _em_pass(
 
     n_rows, d = x.shape
     split, group = pl.program_id(0), pl.program_id(1)
-    algorithm = (
-        lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if precision == "tf32x3" else lax.Precision.HIGHEST
-    )
-    dot = partial(jnp.dot, precision=algorithm, preferred_element_type=jnp.float32)
+    in_parts = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+    precision = in_parts if how == TRITON else lax.Precision.HIGHEST
+    dot = partial(jnp.dot, precision=precision, preferred_element_type=jnp.float32)
     components = lax.iota(jnp.int32, plan.columns)
     slope, constant = slopes[...], constants[...]
 

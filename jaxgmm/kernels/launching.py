@@ -19,25 +19,25 @@ def launch(
     name: str,
     how: str,
     grid: tuple[int, ...],
-    shapes: tuple[tuple[int, ...], ...],
+    shape: tuple[int, ...],
     n_warps: int,
     *arrays: Array,
-) -> tuple[Array, ...]:
+) -> Array:
     """What a kernel writes, float32.
 
     Args:
-        kernel: called with references to all arrays, and one to each result.
+        kernel: called with references to all arrays, and one to the result.
         name: of the kernel.
         how: `TRITON` or `INTERPRETED`.
         grid: of programs.
-        shapes: of the results.
+        shape: of the result.
         n_warps: of a program.
         *arrays: what it reads.
     """
-    results = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
     options: dict[str, Any] = {"interpret": True}
     if how == TRITON:
         from jax.experimental.pallas import triton
 
         options = {"compiler_params": triton.CompilerParams(num_warps=n_warps, num_stages=2)}
-    return pl.pallas_call(kernel, results, grid=grid, name=name, **options)(*arrays)
+    return pl.pallas_call(kernel, result, grid=grid, name=name, **options)(*arrays)
