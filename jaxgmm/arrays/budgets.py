@@ -100,8 +100,8 @@ class Budget(NamedTuple):
 # Beginning with an operation takes as long as computing thousands of numbers, of which so many
 # still fit into a core's cache; panels of longer products don't. A turn costs some operations, and
 # some work for each slot, whether or not it is of use. XLA splits neither sums nor what is in a
-# branch among cores, and multiplies batches of matrices, as each fit has features of its own, three
-# to eight times more slowly than one after the other.
+# branch among cores, and multiplies batches of matrices, as each fit has features of its own, more
+# slowly than one after the other.
 CPU = Budget(
     chunk=2**18,
     overlaps=True,

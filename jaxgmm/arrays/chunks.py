@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -169,36 +169,6 @@ def conditional_sum(number: Array, sums: Sequence[Callable[[Array | None], T]]) 
         return varying(result, as_rows=True)
 
     return by_platform(chosen)
-
-
-def one_by_one(function: Callable[..., T]) -> Callable[..., T]:
-    """The function of arrays; of a batch, on a CPU, of one member after the other."""
-
-    @jax.custom_batching.custom_vmap
-    def of_one(*arguments: Any) -> T:
-        return function(*arguments)
-
-    @of_one.def_vmap
-    def of_all(axis_size: int, in_batch: Any, *arguments: Any) -> tuple[T, Any]:
-        leaves, tree = jax.tree.flatten(arguments)
-        flags = jax.tree.leaves(in_batch)
-
-        def of_member(own: list[Array]) -> T:
-            of_each = iter(own)
-            whole = [
-                next(of_each) if flag else leaf for leaf, flag in zip(leaves, flags, strict=True)
-            ]
-            return of_one(*jax.tree.unflatten(tree, whole))
-
-        batched = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
-        if budget().side_by_side == 1:
-            results = lax.map(of_member, batched)
-        else:
-            axes = jax.tree.map(lambda flag: 0 if flag else None, in_batch)
-            results = jax.vmap(function, axes, axis_size=axis_size)(*arguments)
-        return results, jax.tree.map(lambda _: True, results)
-
-    return of_one
 
 
 def map_over_chunks(function: Callable[[Array], T], x: Array, chunk_rows: ChunkRows | int) -> T:

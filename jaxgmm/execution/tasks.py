@@ -47,6 +47,36 @@ def for_each(function: Callable[[Any, State], T], data: Any, axes: Any, states: 
     return jax.tree.map(lambda leaf: leaf[None], result)
 
 
+def one_by_one(function: Callable[..., T]) -> Callable[..., T]:
+    """The function of arrays; of a batch, on a CPU, of one member after the other."""
+
+    @jax.custom_batching.custom_vmap
+    def of_one(*arguments: Any) -> T:
+        return function(*arguments)
+
+    @of_one.def_vmap
+    def of_all(axis_size: int, in_batch: Any, *arguments: Any) -> tuple[T, Any]:
+        leaves, tree = jax.tree.flatten(arguments)
+        flags = jax.tree.leaves(in_batch)
+
+        def of_member(own: list[Array]) -> T:
+            of_each = iter(own)
+            whole = [
+                next(of_each) if flag else leaf for leaf, flag in zip(leaves, flags, strict=True)
+            ]
+            return of_one(*jax.tree.unflatten(tree, whole))
+
+        batched = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+        if budget().side_by_side == 1:
+            results = lax.map(of_member, batched)
+        else:
+            axes = jax.tree.map(lambda flag: 0 if flag else None, in_batch)
+            results = jax.vmap(function, axes, axis_size=axis_size)(*arguments)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return of_one
+
+
 def in_blocks(function: Callable[[Any], T], n_tasks: int, size: int) -> T:
     """The results of a function of a task's number, for all tasks, so many at a time.
 

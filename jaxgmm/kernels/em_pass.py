@@ -8,8 +8,7 @@ the same rows, each for another group of features, and each makes all logits for
 arithmetic again for each group, but neither features nor responsibilities are ever written.
 
 Products are of float32 numbers split in two of TF32 each, and nearly as accurate as those of
-float32. With float32's own, which Triton makes without tensor cores, the kernel would be ten times
-slower.
+float32's own, which Triton makes without tensor cores.
 """
 
 from functools import partial
@@ -29,7 +28,7 @@ TILE, SHORTEST, BLOCK = 64, 16, 8
 FEW_SUMS, FEW_WARPS, PROGRAMS_OF_FEW = 2**13, 4, 4 * 132
 MOST_SUMS, MOST_WARPS, PROGRAMS_OF_MOST = 3 * 2**13, 8, 132
 # With more groups of features the logits, which each of them makes again, would take longer than
-# writing features to memory does.
+# writing features to memory does; by an estimate, like all sizes here.
 MOST_GROUPS = 4
 
 
@@ -288,11 +287,7 @@ def _em_pass(
         if plan.pairs:
             logits = lax.fori_loop(0, len(plan.pairs), add_block, logits)
         logits = jnp.where((components < plan.n_components)[None], logits, -jnp.inf)
-        top = jnp.max(logits, axis=1)
-        terms = jnp.exp(logits - top[:, None])
-        total = jnp.sum(terms, axis=1)
-        log_prob = jnp.where(present, weight * (jnp.log(total) + top), 0)
-        responsibilities = terms * (weight / total)[:, None]
+        log_prob, responsibilities = _responsibilities(logits, weight, present)
         features = [z, z * z] if plan.squares else [z]
         features += [
             products(rows, present, group * plan.in_group + i) for i in range(plan.in_group)
@@ -307,13 +302,33 @@ def _em_pass(
     zeros = [jnp.zeros((width, plan.columns), jnp.float32) for width in (TILE, *widths)]
     nothing = (jnp.zeros(TILE, jnp.float32), *zeros)
     log_likelihood, count, *totals = lax.fori_loop(0, tiles_of_program, add_tile, nothing)
+    _write(plan, sums, (split, group), log_likelihood, count, totals)
 
-    n_products = plan.in_group * plan.block**2
-    n_first = 1 + plan.squares
-    for i, total in enumerate(totals[n_first:]):
-        sums[split, group, pl.ds(i * plan.block**2, plan.block**2), :] = total
-    for i, total in enumerate(totals[:n_first]):
-        sums[split, group, pl.ds(n_products + i * plan.width, plan.width), :] = total
-    sums[split, group, plan.n_sums - 2, :] = jnp.sum(count, axis=0)
-    alone = jnp.where(components == 0, jnp.sum(log_likelihood), 0)
-    sums[split, group, plan.n_sums - 1, :] = alone
+
+def _responsibilities(logits: Array, weight: Array, present: Array) -> tuple[Array, Array]:
+    """Weighted log densities (rows,), and responsibilities (rows, columns), of logits."""
+    top = jnp.max(logits, axis=1)
+    terms = jnp.exp(logits - top[:, None])
+    total = jnp.sum(terms, axis=1)
+    log_prob = jnp.where(present, weight * (jnp.log(total) + top), 0)
+    return log_prob, terms * (weight / total)[:, None]
+
+
+def _write(
+    plan: Plan,
+    sums: Any,
+    program: tuple[Array, Array],
+    log_likelihood: Array,
+    count: Array,
+    totals: list[Array],
+) -> None:
+    """A program's sums, as `_moments` reads them."""
+    first_order = 1 + plan.squares
+    start = 0
+    # One index for each: Triton's backend takes no references to parts.
+    for total in totals[first_order:] + totals[:first_order]:
+        sums[*program, pl.ds(start, total.shape[0]), :] = total
+        start += total.shape[0]
+    sums[*program, start, :] = jnp.sum(count, axis=0)
+    components = lax.iota(jnp.int32, plan.columns)
+    sums[*program, start + 1, :] = jnp.where(components == 0, jnp.sum(log_likelihood), 0)

@@ -10,7 +10,6 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays import shards
-from jaxgmm.arrays.chunks import one_by_one
 from jaxgmm.arrays.numerics import varying
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.placement import is_split
@@ -18,6 +17,7 @@ from jaxgmm.arrays.validation import as_log_prior, check_fit_arguments
 from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.covariances.traced import AnyStructure
 from jaxgmm.execution.programs import Program, arguments_from
+from jaxgmm.execution.tasks import one_by_one
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.solvers.acceleration import METHODS, Accelerator
 from jaxgmm.solvers.convergence import Progress, Step, gain_of
