@@ -207,9 +207,11 @@ def test_a_second_call_compiles_nothing(key, use):
 
 def test_fits_to_data_of_many_sizes_are_few_programs(key):
     """Rows of weight 0 fill up to one of a few sizes."""
-    before = len(COMPILED)
     x = np.random.default_rng(0).normal(size=(300, D)).astype(DTYPE)
     options = {"covariance_type": "tied_spherical", "max_iter": 3}
+    # What a process compiles once, whatever the size is.
+    jg.fit(key, x[:60], K, **options)
+    before = len(COMPILED)
     for n_rows in range(130, 257):
         jg.fit(key, x[:n_rows], K, **options)
     assert 1 <= len(COMPILED) - before <= 3
