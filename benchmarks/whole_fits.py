@@ -2,8 +2,8 @@
 
     python benchmarks/whole_fits.py [--quick] [PART ...]
 
-jaxgmm's `em` runs at its default tolerance, in float32, in turns with the same on rows that are spread
-over a device of the CPU for each core. The others make the steps that EM needs
+jaxgmm's `em` runs at its default tolerance, in float32, in turns with the same on rows that are
+spread over a device of the CPU for each core. The others make the steps that EM needs
 from the same start to come as near to that log-likelihood as the tolerance is, counted in
 float64, as all make the same steps; their own stopping rules aren't asked. Where that is
 more than they make in some seconds, or than oneDAL makes before the log-likelihood no longer
@@ -89,7 +89,7 @@ def compare(name: str, x: np.ndarray, begin: Parameters) -> dict:
         return time.perf_counter() - began, result
 
     ways = [jnp.asarray(x), *spread(x)]
-    result = [fit(data)[1] for data in ways][0]
+    result, *_ = (fit(data)[1] for data in ways)
     seconds = np.median([[fit(data)[0] for data in ways] for _ in range(REPEATS)], axis=0)
     n_iter = int(result.n_iter)
     needed = steps_needed(x, begin, result)

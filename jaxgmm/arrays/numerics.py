@@ -2,6 +2,7 @@
 
 import operator
 import string
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, TypeVar
 
@@ -11,14 +12,15 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm.arrays import shards
+from jaxgmm.arrays.budgets import budget
 
 T = TypeVar("T")
 
 HIGHEST = lax.Precision.HIGHEST
 
 # Sums of at most so many terms are written out: as operations of their own they would cost more
-# than their work.
-FEW = 4
+# than their work. So are those over a first axis, whose terms are arrays.
+FEW, FEW_ARRAYS = 4, 16
 
 
 def contract(subscripts: str, *operands: Array) -> Array:
@@ -136,6 +138,35 @@ def _below_zero(value: Array) -> Array:
 _below_zero.defjvps(lambda tangent, *_: tangent)
 
 
+def over_first(function: Callable[[Array, Array], Array], array: Array) -> Array:
+    """A reduction over the first axis, which stays, with length 1, written out.
+
+    XLA's CPU backend leaves those of whole arrays to a library of kernels, which it takes longer to
+    call than to reduce a few rows.
+    """
+    return reduce(function, (array[i : i + 1] for i in range(array.shape[0])))
+
+
+@jax.custom_jvp
+def _sum_over_first(array: Array) -> Array:
+    """`over_first`, whose derivative backward is not written out, which would be slow."""
+    return over_first(operator.add, array)
+
+
+_sum_over_first.defjvps(lambda tangent, *_: jnp.sum(tangent, axis=0, keepdims=True))
+
+
+def made_once(array: Array) -> Array:
+    """The array (D, N) of few features, which is kept instead of being made again for each use.
+
+    XLA's CPU backend forgets an `optimization_barrier` before it fuses, but never fuses products.
+    Infinite numbers make NaN of others, as infinity times 0 does.
+    """
+    if budget().keeps_barriers:
+        return lax.optimization_barrier(array)
+    return contract("ij,jn->in", jnp.eye(array.shape[0], dtype=array.dtype), array)
+
+
 def shifted_exponentials(
     logits: Array, axis: int = -1, by_product: bool = False
 ) -> tuple[Array, Array, Array]:
@@ -149,13 +180,19 @@ def shifted_exponentials(
         by_product: whether to sum by a product with ones, which XLA's CPU backend is faster at if
             N is large. For logits (K, N) and axis 0 only.
     """
-    top = lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
+    few = axis == 0 and logits.ndim > 1 and logits.shape[0] <= FEW_ARRAYS
+    if few:
+        top = over_first(jnp.maximum, lax.stop_gradient(logits))
+    else:
+        top = lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
     nowhere = jnp.isneginf(top)
     below = jnp.where(nowhere, 0, logits - jnp.where(nowhere, 0, top))
     # XLA may make logits again for each use, and round them otherwise. Far from all components that
     # puts the largest anywhere about zero: its exponential must neither overflow nor vanish.
     terms = jnp.exp(_below_zero(below))
-    if by_product:
+    if few:
+        total = _sum_over_first(terms)
+    elif by_product:
         total = contract("ik,kn->in", jnp.ones((1, logits.shape[0]), logits.dtype), terms)
     else:
         total = jnp.sum(terms, axis=axis, keepdims=True)

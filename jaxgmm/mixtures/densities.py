@@ -1,15 +1,25 @@
 """Log densities of Gaussian components, at any distance and without N·K·D arrays."""
 
 import math
+import operator
 from collections.abc import Callable
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.arrays.chunks import chunk_size, map_over_chunks
-from jaxgmm.arrays.numerics import all_in_batch, at_most, einsum, log_softmax, logsumexp
-from jaxgmm.covariances.storage import Covariance, whiten_columns
+from jaxgmm.arrays.numerics import (
+    FEW,
+    all_in_batch,
+    at_most,
+    einsum,
+    log_softmax,
+    logsumexp,
+    made_once,
+)
+from jaxgmm.covariances.storage import Covariance, whiten_columns, whiten_few
 from jaxgmm.execution.programs import PlatformProgram
 
 
@@ -25,16 +35,19 @@ def standardized(covariance: Covariance, means: Array, x: Array) -> Array:
 
 def log_density(covariance: Covariance, means: Array, x: Array) -> Array:
     """log N(x | μ_k, Σ_k), -inf where it can't be represented: (N, D) -> (K, N)."""
-    z = standardized(covariance, means, x)
-    # Of few features written out: XLA's CPU backend leaves a sum of them to a library of kernels,
-    # which it takes longer to call than to sum.
-    square = einsum("kin,kin->kn", z, z)
+    n_features = means.shape[1]
+    if n_features <= FEW:
+        difference = [x.T[i][None] - means[:, i : i + 1] for i in range(n_features)]
+        square = reduce(operator.add, (z**2 for z in whiten_few(covariance, difference)))
+    else:
+        z = standardized(covariance, means, x)
+        square = einsum("kin,kin->kn", z, z)
     return -square / 2 - log_normalizer(covariance, means.shape[1])[:, None]
 
 
 def log_density_anywhere(covariance: Covariance, means: Array, x: Array) -> Array:
     """`log_density`, and -inf where on the way infinities of both signs have cancelled."""
-    found = log_density(covariance, means, x)
+    found = log_density(covariance, means, made_once(x.T).T if x.shape[1] <= FEW else x)
     scale = jax.tree.leaves(covariance)[0]
     numbers = jnp.sum(means, axis=1) + jnp.sum(scale.reshape(scale.shape[0], -1), axis=1)
     cancelled = (

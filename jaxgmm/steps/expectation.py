@@ -7,10 +7,7 @@ from jax import Array
 
 from jaxgmm.arrays import shards
 from jaxgmm.arrays.chunks import conditional_sum
-from jaxgmm.arrays.numerics import (
-    einsum,
-    logsumexp,
-)
+from jaxgmm.arrays.numerics import FEW, einsum, logsumexp, made_once
 from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.differences import by_differences_apart, statistics_by_differences
@@ -103,6 +100,7 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
     """
 
     def summand(numbers: Array, weights: Array, z: Array) -> Array:
+        z = made_once(z.T).T if z.shape[1] <= FEW else z
         of_components = log_density(mixture.covariance, mixture.means, z)
         of_components, most = rows.with_prior(of_components, numbers, weights)
         log_probs = [logsumexp(of_components + given[:, None], axis=0) for given in log_weights]
