@@ -34,7 +34,8 @@ class Budget(NamedTuple):
             core alone makes a pass; fewer where rows are wide.
         features_in_block: so many features at most are multiplied at a time; None for all.
         sums_are_products: whether sums of many rows are made by a product with ones.
-        keeps_barriers: whether what has to be made once is made once behind a barrier.
+        few_arrays: reductions over a first axis of at most so many arrays are written out.
+        repeats_work: whether an array is made again for each use, unless a product has made it.
         feature_by_feature: whether distances are summed one feature after the other.
         branches_are_slow: whether operations inside of a branch have less of the machine.
         sparseness: of a component that products lose the rows that matter are gathered where they
@@ -72,7 +73,8 @@ class Budget(NamedTuple):
     overlaps: bool
     features_in_block: int | None
     sums_are_products: bool
-    keeps_barriers: bool
+    few_arrays: int
+    repeats_work: bool
     feature_by_feature: bool
     branches_are_slow: bool
     in_slots: int
@@ -109,7 +111,8 @@ CPU = Budget(
     overlaps=True,
     features_in_block=560,
     sums_are_products=True,
-    keeps_barriers=False,
+    few_arrays=16,
+    repeats_work=True,
     feature_by_feature=True,
     branches_are_slow=True,
     in_slots=2**16,
@@ -123,7 +126,8 @@ ACCELERATOR = Budget(
     overlaps=False,
     features_in_block=None,
     sums_are_products=False,
-    keeps_barriers=True,
+    few_arrays=0,
+    repeats_work=False,
     feature_by_feature=False,
     branches_are_slow=False,
     fewest_picked=math.inf,

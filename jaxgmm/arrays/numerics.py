@@ -19,8 +19,8 @@ T = TypeVar("T")
 HIGHEST = lax.Precision.HIGHEST
 
 # Sums of at most so many terms are written out: as operations of their own they would cost more
-# than their work. So are those over a first axis, whose terms are arrays.
-FEW, FEW_ARRAYS = 4, 16
+# than their work.
+FEW = 4
 
 
 def contract(subscripts: str, *operands: Array) -> Array:
@@ -138,7 +138,7 @@ def _below_zero(value: Array) -> Array:
 _below_zero.defjvps(lambda tangent, *_: tangent)
 
 
-def over_first(function: Callable[[Array, Array], Array], array: Array) -> Array:
+def _over_first(function: Callable[[Array, Array], Array], array: Array) -> Array:
     """A reduction over the first axis, which stays, with length 1, written out.
 
     XLA's CPU backend leaves those of whole arrays to a library of kernels, which it takes longer to
@@ -149,22 +149,23 @@ def over_first(function: Callable[[Array, Array], Array], array: Array) -> Array
 
 @jax.custom_jvp
 def _sum_over_first(array: Array) -> Array:
-    """`over_first`, whose derivative backward is not written out, which would be slow."""
-    return over_first(operator.add, array)
+    """`_over_first`, whose derivative backward is not written out, which would be slow."""
+    return _over_first(operator.add, array)
 
 
 _sum_over_first.defjvps(lambda tangent, *_: jnp.sum(tangent, axis=0, keepdims=True))
 
 
-def made_once(array: Array) -> Array:
-    """The array (D, N) of few features, which is kept instead of being made again for each use.
+def made_once(x: Array) -> Array:
+    """Rows (N, D), which are kept, if they have few features, instead of made anew for each use.
 
     XLA's CPU backend forgets an `optimization_barrier` before it fuses, but never fuses products.
-    Infinite numbers make NaN of others, as infinity times 0 does.
+    An infinite number makes NaN of the others in its row, as infinity times 0 does.
     """
-    if budget().keeps_barriers:
-        return lax.optimization_barrier(array)
-    return contract("ij,jn->in", jnp.eye(array.shape[0], dtype=array.dtype), array)
+    n_features = x.shape[1]
+    if n_features > FEW or not budget().repeats_work:
+        return x
+    return contract("ij,jn->in", jnp.eye(n_features, dtype=x.dtype), x.T).T
 
 
 def shifted_exponentials(
@@ -177,12 +178,12 @@ def shifted_exponentials(
     Args:
         logits: (..., K) or any other shape.
         axis: of the K entries; it stays, with length 1, in the sum and in top.
-        by_product: whether to sum by a product with ones, which XLA's CPU backend is faster at if
-            N is large. For logits (K, N) and axis 0 only.
+        by_product: whether to sum by a product with ones, unless K is small, which XLA's CPU
+            backend is faster at if N is large. For logits (K, N) and axis 0 only.
     """
-    few = axis == 0 and logits.ndim > 1 and logits.shape[0] <= FEW_ARRAYS
+    few = axis == 0 and logits.ndim > 1 and logits.shape[0] <= budget().few_arrays
     if few:
-        top = over_first(jnp.maximum, lax.stop_gradient(logits))
+        top = _over_first(jnp.maximum, lax.stop_gradient(logits))
     else:
         top = lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
     nowhere = jnp.isneginf(top)

@@ -42,12 +42,12 @@ def log_density(covariance: Covariance, means: Array, x: Array) -> Array:
     else:
         z = standardized(covariance, means, x)
         square = einsum("kin,kin->kn", z, z)
-    return -square / 2 - log_normalizer(covariance, means.shape[1])[:, None]
+    return -square / 2 - log_normalizer(covariance, n_features)[:, None]
 
 
 def log_density_anywhere(covariance: Covariance, means: Array, x: Array) -> Array:
     """`log_density`, and -inf where on the way infinities of both signs have cancelled."""
-    found = log_density(covariance, means, made_once(x.T).T if x.shape[1] <= FEW else x)
+    found = log_density(covariance, means, made_once(x))
     scale = jax.tree.leaves(covariance)[0]
     numbers = jnp.sum(means, axis=1) + jnp.sum(scale.reshape(scale.shape[0], -1), axis=1)
     cancelled = (

@@ -265,7 +265,7 @@ def statistics_by_differences(
     def summand(
         numbers: Array, weights: Array, z: Array
     ) -> tuple[Array, tuple[Array, Array, Array]]:
-        z = made_once(z.T).T if z.shape[1] <= FEW else z
+        z = made_once(z)
         logits = log_density(mixture.covariance, mixture.means, z) + mixture.log_weights[:, None]
         logits, most = rows.with_prior(logits, numbers, weights)
         terms, total, top = shifted_exponentials(logits, axis=0)

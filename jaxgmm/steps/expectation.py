@@ -7,7 +7,7 @@ from jax import Array
 
 from jaxgmm.arrays import shards
 from jaxgmm.arrays.chunks import conditional_sum
-from jaxgmm.arrays.numerics import FEW, einsum, logsumexp, made_once
+from jaxgmm.arrays.numerics import logsumexp, made_once, weighted_sum
 from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.differences import by_differences_apart, statistics_by_differences
@@ -100,13 +100,13 @@ def total_log_prob(rows: Rows, mixture: GaussianMixture, *log_weights: Array) ->
     """
 
     def summand(numbers: Array, weights: Array, z: Array) -> Array:
-        z = made_once(z.T).T if z.shape[1] <= FEW else z
-        of_components = log_density(mixture.covariance, mixture.means, z)
+        of_components = log_density(mixture.covariance, mixture.means, made_once(z))
         of_components, most = rows.with_prior(of_components, numbers, weights)
         log_probs = [logsumexp(of_components + given[:, None], axis=0) for given in log_weights]
         log_probs = log_probs if most is None else [found + most for found in log_probs]
-        values = jnp.stack([jnp.ones_like(weights), *log_probs])
-        return einsum("n,fn->f", weights, jnp.where(weights[None] != 0, values, 0))
+        # One by one: what joins rows XLA's CPU backend computes number by number.
+        sums = [weighted_sum(weights, of_rows) for of_rows in log_probs]
+        return jnp.stack([jnp.sum(weights), *sums])
 
     count, *totals = rows.sum(summand, rows.chunk_rows(mixture.means.size))
     return tuple(total - count * rows.standardization.log_volume() for total in totals)

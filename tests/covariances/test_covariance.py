@@ -1,5 +1,7 @@
 """A covariance is the linear map that turns white noise into the component's noise."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,16 @@ import pytest
 from helpers import DTYPE, EPS, array, assert_close, by_dtype, double
 
 import jaxgmm as jg
+from jaxgmm.arrays import budgets
 from jaxgmm.arrays.matrices import cholesky
 from jaxgmm.arrays.numerics import log_softmax, logsumexp
-from jaxgmm.covariances.storage import kl_between_covariances, precision, precision_diagonal
+from jaxgmm.covariances.storage import (
+    kl_between_covariances,
+    precision,
+    precision_diagonal,
+    whiten_columns,
+    whiten_few,
+)
 from jaxgmm.covariances.structures import STRUCTURES, covariance_type_of, structure_named
 
 pytestmark = pytest.mark.quick
@@ -45,6 +54,13 @@ def vectors():
 def test_whiten_undoes_unwhiten(covariance, vectors):
     assert_close(covariance.whiten(covariance.unwhiten(vectors)), vectors)
     assert covariance.whiten(vectors).dtype == DTYPE
+
+
+def test_columns_of_few_features_are_whitened_as_those_of_many(covariance, vectors):
+    columns = jnp.transpose(vectors, (1, 2, 0))
+    few = whiten_few(covariance, [columns[:, i] for i in range(N_FEATURES)])
+    assert_close(jnp.stack(few, axis=1), whiten_columns(covariance, columns))
+    assert_close(jnp.transpose(jnp.stack(few), (2, 1, 0)), covariance.whiten(vectors))
 
 
 def test_dense_is_the_covariance_of_unwhitened_noise(covariance):
@@ -166,6 +182,25 @@ def test_logsumexp_of_nothing_is_minus_infinity_with_zero_gradient():
     value, gradient = jax.value_and_grad(logsumexp)(nothing)
     assert value == -jnp.inf and np.all(double(gradient) == 0)
     assert_close(log_softmax(nothing), -np.log([2, 2]))
+
+
+@pytest.mark.parametrize("n_components", [1, budgets.CPU.few_arrays, budgets.CPU.few_arrays + 1])
+def test_logsumexp_of_few_arrays_is_that_of_many(n_components):
+    """Written out or not, and so are its derivatives, forward and backward."""
+    logits = array(np.random.default_rng(0).normal(scale=30, size=(n_components, 20)))
+    logits = logits.at[:, 3].set(-jnp.inf)
+
+    def total(axis, values):
+        values = values if axis == 0 else values.T
+        return jnp.sum(jnp.where(jnp.arange(20) == 3, 0, logsumexp(values, axis)) ** 2)
+
+    by_first, by_last = (jax.value_and_grad(partial(total, axis)) for axis in (0, 1))
+    for found, expected in zip(by_first(logits), by_last(logits), strict=True):
+        assert_close(found, expected)
+    assert logsumexp(logits, 0)[3] == -jnp.inf
+    along = jnp.where(jnp.isfinite(logits), jnp.cos(logits), 0)
+    slope = jax.jvp(partial(total, 0), (logits,), (along,))[1]
+    assert_close(slope, jnp.sum(along * by_last(logits)[1]), rtol=1e4 * EPS)
 
 
 def test_logsumexp_does_not_overflow():
