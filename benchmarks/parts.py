@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from machine import RESULTS, circumstances, write_report
 
@@ -23,7 +24,7 @@ def measure(
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     options = parser.parse_args()
     path = RESULTS / f"{name}.json"
-    report = json.loads(path.read_text()) if path.exists() and not options.quick else {}
+    report = {} if options.quick else read_report(path)
     for part in options.parts or parts:
         rows = parts[part](options.quick)
         report[part] = {**circumstances(*compared), "rows": rows}
@@ -31,3 +32,8 @@ def measure(
         if not options.quick:
             write_report(path, report)
     return None if options.quick else report
+
+
+def read_report(path: Path) -> dict:
+    """A report that may have been written before."""
+    return json.loads(path.read_text()) if path.exists() else {}

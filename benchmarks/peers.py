@@ -245,6 +245,52 @@ class Pomegranate:
         return self.model.priors, means, np.stack([np.asarray(normal.covs) for normal in normals])
 
 
+class TorchLoop:
+    """A textbook EM in torch, in full float32: Cholesky factors, a component after the other."""
+
+    distributions: ClassVar = ("torch", "numpy")
+
+    def __init__(self, problem: Problem):
+        require(problem, ("full", "diag"), ("float32",))
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = False
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.diagonal = problem.covariance_type == "diag"
+        self.x, *self.start = (torch.tensor(of, device=device) for of in problem[:4])
+
+    def run(self, n_iter: int) -> int:
+        import torch
+
+        x, (weights, means, covariances) = self.x, self.start
+        identity = torch.eye(x.shape[1], device=x.device)
+        for _ in range(n_iter):
+            if self.diagonal:
+                precisions = 1 / covariances
+                squares = x.square() @ precisions.T - 2 * x @ (means * precisions).T
+                squares = squares + (means.square() * precisions).sum(1)
+                log_volumes = precisions.log().sum(1) / 2
+            else:
+                inverses = torch.linalg.inv(torch.linalg.cholesky(covariances))
+                pairs = zip(means, inverses, strict=True)
+                squares = torch.stack([((x - m) @ f.T).square().sum(1) for m, f in pairs], 1)
+                log_volumes = torch.diagonal(inverses, dim1=1, dim2=2).log().sum(1)
+            responsibilities = torch.softmax(weights.log() + log_volumes - squares / 2, 1)
+            count = responsibilities.sum(0)
+            weights, means = count / len(x), responsibilities.T @ x / count[:, None]
+            if self.diagonal:
+                covariances = responsibilities.T @ x.square() / count[:, None] - means.square()
+            else:
+                pairs = zip(responsibilities.T, means, strict=True)
+                second = [(r[:, None] * (x - m)).T @ (x - m) for r, m in pairs]
+                covariances = torch.stack(second) / count[:, None, None] + 1e-9 * identity
+        self.result = [of.cpu().numpy() for of in (weights, means, covariances)]
+        return n_iter
+
+    def parameters(self):
+        return self.result
+
+
 class GmmGpu:
     """gmm_gpu.GMM on the CPU."""
 
