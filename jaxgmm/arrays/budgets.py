@@ -33,6 +33,8 @@ class Budget(NamedTuple):
         components_of_one_core: with at most so many components, counted once for each core, one
             core alone makes a pass; fewer where rows are wide.
         features_in_block: so many features at most are multiplied at a time; None for all.
+        gathers_features: whether coordinates that are multiplied by one another are picked by their
+            numbers, or else each is multiplied by all that follow it.
         sums_are_products: whether sums of many rows are made by a product with ones.
         few_arrays: reductions over a first axis of at most so many arrays are written out.
         repeats_work: whether an array is made again for each use, unless a product has made it.
@@ -72,6 +74,7 @@ class Budget(NamedTuple):
     chunk: int
     overlaps: bool
     features_in_block: int | None
+    gathers_features: bool
     sums_are_products: bool
     few_arrays: int
     repeats_work: bool
@@ -110,6 +113,7 @@ CPU = Budget(
     chunk=2**18,
     overlaps=True,
     features_in_block=560,
+    gathers_features=True,
     sums_are_products=True,
     few_arrays=16,
     repeats_work=True,
@@ -125,6 +129,7 @@ ACCELERATOR = Budget(
     chunk=2**26,
     overlaps=False,
     features_in_block=None,
+    gathers_features=False,
     sums_are_products=False,
     few_arrays=0,
     repeats_work=False,

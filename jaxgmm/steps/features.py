@@ -79,6 +79,9 @@ def _pairs(n_features: int) -> tuple[np.ndarray, np.ndarray]:
 def _products(z: Array) -> tuple[Array, ...]:
     first, second = _pairs(z.shape[1])
     augmented = with_one(z.T)
+    if not budget().gathers_features:
+        by_first = [augmented[i : i + 1] * augmented[i:] for i in range(augmented.shape[0])]
+        return (jnp.concatenate(by_first).T,)
     n_blocks = min(BLOCKS, -(-first.size // (budget().features_in_block or first.size)))
     blocks = zip(np.array_split(first, n_blocks), np.array_split(second, n_blocks), strict=True)
     return tuple((augmented[i] * augmented[j]).T for i, j in blocks)

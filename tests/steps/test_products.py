@@ -229,6 +229,20 @@ def test_derivatives_of_an_e_step_by_products_are_those_of_the_e_step(monkeypatc
         assert_close(actual, expected, rtol=by_dtype(1e-3, 1e-9), atol=by_dtype(1e-3, 1e-9))
 
 
+@pytest.mark.parametrize("n_features", [1, 2, 5, 33])
+def test_features_are_the_same_whether_coordinates_are_picked_or_not(monkeypatch, n_features):
+    z = array(np.random.default_rng(0).normal(size=(7, n_features)))
+    found = []
+    for gathers in (True, False):
+        set_budget(monkeypatch, gathers_features=gathers, features_in_block=None)
+        (block,) = PRODUCTS.of(z)
+        found.append(double(block))
+    first, second = np.triu_indices(n_features + 1)
+    augmented = np.concatenate([double(z), np.ones((7, 1))], axis=1)
+    np.testing.assert_array_equal(found[0], array(augmented[:, first] * augmented[:, second]))
+    np.testing.assert_array_equal(*found)
+
+
 def test_features_of_first_order_leave_out_what_all_components_share():
     rows = rows_of(blobs(), np.ones(N), False)
     mixture = rows.standardization.transform(start_from_labels(blobs(), "tied"))
