@@ -97,6 +97,36 @@ def side_by_side(rows: list[dict]) -> str:
     return table(["N × D, K", *kinds], cells)
 
 
+def over_kinds(rows: list[dict]) -> str:
+    """By kind of clusters: jaxgmm's longest time in multiples of that for round ones of the same
+    shape, and the geometric mean and the least of the multiples of it that two others take."""
+
+    def place(row: dict) -> tuple[str, str, str]:
+        return row["covariance_type"], row["dtype"], shape(row)
+
+    def own(row: dict) -> float:
+        return row["libraries"][OURS].get("seconds", np.nan)
+
+    def kind(row: dict) -> str:
+        return row.get("kind", "round")
+
+    round_ones = {place(row): own(row) for row in rows if kind(row) == "round"}
+    kinds = dict.fromkeys(map(kind, rows))
+    pairs = [("round", "correlated")] if {"round", "correlated"} <= kinds.keys() else []
+    cells = []
+    for chosen in [*((name,) for name in kinds), *pairs]:
+        group = [row for row in rows if kind(row) in chosen]
+        times = (own(row) / round_ones.get(place(row), np.nan) for row in group)
+        longest = max((value for value in times if value > 0), default=None)
+        line = [", ".join(chosen), "" if longest is None else f"{number(longest)}×"]
+        for peer in ("oneDAL", "scikit-learn"):
+            ratios = [value for row in group if (value := ratio(row, peer)) is not None]
+            least = f", {number(min(ratios))}×" if ratios else ""
+            line.append(geometric_mean(group, peer) + least)
+        cells.append(line)
+    return table(["kind", "longest to round", "oneDAL", "scikit-learn"], cells)
+
+
 def present(rows: list[dict]) -> list[str]:
     """Libraries that any row has something about, jaxgmm first."""
     return list(dict.fromkeys(library for row in rows for library in row["libraries"]))
@@ -195,6 +225,9 @@ def markdown(report: dict) -> str:
         " matrix products, and of a large matrix product in the same turns.",
         "jaxgmm by kind of clusters, and the multiples of it that oneDAL and scikit-learn take:",
         side_by_side(rows),
+        "Over all types, dtypes and shapes, by kind: jaxgmm's longest time in multiples of that of"
+        " round clusters, and the geometric mean of the multiples that others take, and the least:",
+        over_kinds(rows),
         *times(rows),
         "Relative difference of the log-likelihood from that of float64 EM, after"
         f" {report['iterations_compared']} iterations:",
