@@ -7,11 +7,12 @@
 `--compile` takes the programs of some shapes through XLA for a device that isn't there. It needs
 `jax[cuda13]` or `jax[tpu]` and no driver, and for a GPU a description of it, XLA's
 `GpuTargetConfigProto` as text. Of each program it shows the seconds of lowering and compiling,
-launches and decisions of the host in an iteration of EM, the bytes that it moves, also in multiples
-of one read of the data, temporary memory, and messages between devices; in `fit_batch` an iteration
-is one of the models that are in work. What is made for components that products lose isn't counted.
-`--kernels` has the library's own kernels in them. Where XLA estimates cycles, as it does for TPUs,
-milliseconds by these stand there, too.
+launches in an iteration of EM and the bytes that it moves, also in multiples of one read of the
+data, temporary memory, and messages between devices; in `fit_batch` an iteration is one of the
+models that are in work. Decisions of the host are those in an iteration on a TPU, and on a GPU the
+loops and branches of the whole program that are in no CUDA graph. What is made for components that
+products lose isn't counted. `--kernels` has the library's own kernels in them. Where XLA estimates
+cycles, as it does for TPUs, milliseconds by these stand there, too.
 
 `--run` is for the day a GPU is at hand. The most important parts come first, each is left out where
 time is short, and what is found is written at once; see `on_device.py`.
@@ -25,9 +26,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from hlo import Module
+from hlo import Module, left_to_the_host
 from machine import RESULTS, circumstances, write_report
 from workloads import Workload, step_flop
 
@@ -133,6 +135,7 @@ def compiled(program: Program, target: str, description: str | None) -> dict:
     from jax.sharding import PartitionSpec as P
 
     from jaxgmm.arrays.budgets import on_platform
+    from jaxgmm.execution.programs import IN_GRAPHS
 
     function, arguments = function_of(program)
     mesh = Mesh(np.array(devices_of(target, description, program.devices)), ("rows",))
@@ -152,7 +155,10 @@ def compiled(program: Program, target: str, description: str | None) -> dict:
     with on_platform("tpu" if target in TPUS else "gpu"):
         lowered = jax.jit(function).trace(*arguments).lower()
     lowering = time.perf_counter() - began
-    made = lowered.compile()
+    with TemporaryDirectory() as folder:
+        options = {} if target in TPUS else {**IN_GRAPHS, "xla_dump_to": folder}
+        made = lowered.compile(options)
+        thunks = [path.read_text() for path in Path(folder).glob("*_after_thunk_passes.txt")]
     compiling = time.perf_counter() - began - lowering
     row = {
         **program._asdict(),
@@ -165,7 +171,7 @@ def compiled(program: Program, target: str, description: str | None) -> dict:
         return row
     row |= {
         "launches": account.launches,
-        "host_decisions": account.decisions,
+        "host_decisions": sum(map(left_to_the_host, thunks)) if thunks else account.decisions,
         "bytes": account.bytes,
         "messages": dict(account.collectives),
         "custom_calls": dict(account.custom_calls),

@@ -178,6 +178,24 @@ class Module:
         return written + sum(_read(inner, body) for inner in inputs)
 
 
+def left_to_the_host(thunks: str) -> int:
+    """Loops and branches outside of all graphs, in what XLA lists that a GPU's program consists of.
+
+    Args:
+        thunks: the list after XLA's passes, what is inside of another further to the right.
+    """
+    count, graph = 0, None
+    for line in thunks.splitlines():
+        if not (found := re.match(r"( *)\d+: (k\w+)", line)):
+            continue
+        depth, kind = len(found.group(1)), found.group(2)
+        if graph is not None and depth > graph:
+            continue
+        graph = depth if kind == "kCommandBuffer" else None
+        count += kind in ("kWhile", "kConditional")
+    return count
+
+
 def size(type_: str) -> int:
     """Bytes of an array in the device's memory, or of all in a tuple; a TPU's own is S(1)."""
     arrays = re.findall(r"\b([a-z]+\d+|pred)\[([\d,]*)\](\{[^}]*S\(1\)[^}]*\})?", type_)

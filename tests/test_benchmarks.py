@@ -95,3 +95,28 @@ def test_the_size_of_what_stays_on_the_chip_is_not_counted():
     size = HLO["size"]
     assert size("(f32[8,4]{1,0:T(8,128)}, pred[3]{0}, s32[])") == 128 + 3 + 4
     assert size("bf16[8,4]{1,0:T(8,128)(2,1)S(1)}") == 0
+
+
+# The first loop is part of a graph, of the second one only what it does in a turn.
+THUNKS = """\
+000: kCommandBuffer [source | next=004]
+    001: kWhile        [source | sink]
+condition:
+        002: kCustomKernel [source | sink] loop_and_fusion
+      body:
+        003: kConditional  [source | sink]
+004: kWhile         [prev=000 | next=000]
+condition:
+    005: kCustomKernel [source | sink] loop_compare_fusion
+  body:
+    000: kCommandBuffer [source | sink]
+        006: kWhile        [source | sink]
+    007: kConditional  [source | sink]
+000: kCommandBuffer [prev=004 | sink]
+    008: kConditional [source | sink]
+"""
+
+
+def test_what_is_in_no_graph_is_left_to_the_host():
+    assert HLO["left_to_the_host"](THUNKS) == 2
+    assert HLO["left_to_the_host"](THUNKS.replace("kCommandBuffer", "kSequential")) == 6

@@ -21,6 +21,12 @@ OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 # In JAX 0.10 it has two emitters of kernels. That of long standing takes half as long, and what it
 # makes is slower in long passes, by a half. In short ones, wide registers make no difference, too.
 HURRIED: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
+# Loops and branches are part of a CUDA graph, so that no turn waits for the host, if XLA is asked
+# for it and the driver can. What comes before them here is what it puts there by default.
+IN_GRAPHS: dict[str, str | bool] = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,"
+    "DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+}
 
 
 @cache
@@ -28,26 +34,27 @@ def known_options(platform: str | None, hurried: bool = False) -> dict[str, str 
     """What a program for a platform is compiled with, of what XLA knows and the user hasn't chosen.
 
     Args:
-        platform: only a CPU has options.
+        platform: such as "cpu" or "gpu".
         hurried: whether it is to be compiled fast; if XLA doesn't know how to, as always.
     """
-    if platform != "cpu":
-        return {}
-    found = [
-        {name: value for name, value in options.items() if _is_free(name, value)}
-        for options in ([HURRIED, OPTIONS] if hurried else [OPTIONS])
-    ]
+    wanted = {"cpu": [HURRIED, OPTIONS] if hurried else [OPTIONS], "gpu": [IN_GRAPHS]}
+    # Of GPUs only NVIDIA's: those of others don't always survive loops in graphs.
+    backend = "cuda" if platform == "gpu" else platform
+    found = (
+        {name: value for name, value in options.items() if _is_free(name, value, backend)}
+        for options in wanted.get(platform or "", [])
+    )
     return next(filter(None, found), {})
 
 
-def _is_free(name: str, value: str | bool) -> bool:
-    """Whether XLA knows an option that the user has not chosen."""
+def _is_free(name: str, value: str | bool, backend: str | None) -> bool:
+    """Whether there is a backend, and it knows an option that the user has not chosen."""
     if name in os.environ.get("XLA_FLAGS", ""):
         return False
     try:
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        with jax.default_device(jax.local_devices(backend=backend)[0]):
             jax.jit(lambda: 0).lower().compile({name: value})
-    except jax.errors.JaxRuntimeError:
+    except RuntimeError:
         return False
     return True
 

@@ -47,7 +47,24 @@ def options(monkeypatch):
 
 def test_a_cpu_has_options():
     assert known_options("cpu") == programs.OPTIONS
-    assert known_options("gpu") == {}
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="with a GPU there would be options")
+def test_what_is_not_here_has_none():
+    assert known_options("gpu") == known_options("tpu") == known_options(None) == {}
+
+
+def test_loops_on_a_cuda_device_are_in_a_graph(monkeypatch):
+    asked = []
+
+    def cpu_instead(backend):
+        asked.append(backend)
+        return jax.devices("cpu")
+
+    monkeypatch.setattr(jax, "local_devices", cpu_instead)
+    assert known_options("gpu") == programs.IN_GRAPHS
+    assert "WHILE" in programs.IN_GRAPHS["xla_gpu_enable_command_buffer"]
+    assert asked == ["cuda"]
 
 
 def test_a_hurry_has_others_where_there_are_any(monkeypatch):
