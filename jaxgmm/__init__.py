@@ -5,10 +5,10 @@ A mixture is an inert pytree (`GaussianMixture`). `e_step` turns data and a mixt
 until nothing is left to gain; `fit` finds starts for it, and `select` the number of components.
 `fit_batch` and `select_batch` do so for many data sets at once.
 
-Each folder is a floor, and knows those below it: `arrays` are numbers, `execution` is how programs
-run, and `kernels` are some for a GPU; `covariances` and `mixtures` are the model; `operations` take
-mixtures alone, `steps` are EM's; `files` keep mixtures, `solvers` go from a start to a maximum, and
-`fits` from data to a mixture; `plot` and `command_line` show them.
+Each folder is a floor, and knows those below it: `kernels` are small programs for a GPU, `arrays`
+are numbers, and `execution` is how programs run; `covariances` and `mixtures` are the model;
+`operations` take mixtures alone, `steps` are EM's; `files` keep mixtures, `solvers` go from a start
+to a maximum, and `fits` from data to a mixture; `plot` and `command_line` show them.
 """
 
 from importlib.metadata import version as _version

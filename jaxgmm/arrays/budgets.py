@@ -215,9 +215,15 @@ def budget() -> Budget:
     return CPU if (_platform_of_program.get() or default_platform()) == "cpu" else ACCELERATOR
 
 
-def by_platform(function: Callable[[], T]) -> T:
-    """The result of a function that asks for the `budget`, and whose shapes don't depend on it."""
-    if _platform_of_program.get() is not None or not _may_go_elsewhere():
+def by_platform(function: Callable[[], T], asks_for: str | None = None) -> T:
+    """The result of a function that asks for the `budget`, and whose shapes don't depend on it.
+
+    Args:
+        function: the function.
+        asks_for: of the budget, where that alone matters; it may be the same everywhere.
+    """
+    alike = asks_for is not None and getattr(CPU, asks_for) == getattr(ACCELERATOR, asks_for)
+    if alike or _platform_of_program.get() is not None or not _may_go_elsewhere():
         return function()
     # Where derivatives go backward, neither keeps what the other one makes.
     cpu, accelerator = (jax.checkpoint(made_for(name, function)) for name in ("cpu", "accelerator"))

@@ -1,20 +1,22 @@
 """Factors and inverses of small matrices, many at a time."""
 
 import operator
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgmm.arrays.budgets import budget, by_platform
 from jaxgmm.arrays.numerics import align, at_least, at_most, einsum, varying
+from jaxgmm.kernels.factors import MOST_ROWS, cholesky_factors, inverses_of_lower
+from jaxgmm.kernels.launching import runs_with
 
 # Matrices of at most so many rows are factorized number by number. That is compiled faster than a
 # loop over columns, whose length doesn't matter; with more rows, the other way round.
 TINY = 3
 
 
-@jax.jit
 def cholesky(matrix: Array) -> Array:
     """Lower Cholesky factors that exist for every positive semidefinite matrix.
 
@@ -29,9 +31,37 @@ def cholesky(matrix: Array) -> Array:
     Returns:
         (..., D, D) lower triangular.
     """
+    return by_platform(lambda: _cholesky(matrix, _kernels_for(matrix)), asks_for="kernels")
+
+
+def _kernels_for(matrix: Array) -> str | None:
+    """How a kernel is run for matrices (..., D, D), see `kernels.launching`; None without one."""
+    how = budget().kernels if TINY < matrix.shape[-1] <= MOST_ROWS else None
+    return how if runs_with(matrix, how) else None
+
+
+@partial(jax.jit, static_argnames="how")
+def _cholesky(matrix: Array, how: str | None) -> Array:
+    if how is not None:
+        return _cholesky_by_kernel(matrix, how)
+    return (_cholesky_of_tiny if matrix.shape[-1] <= TINY else _cholesky_by_columns)(matrix)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _cholesky_by_kernel(matrix: Array, how: str) -> Array:
+    return cholesky_factors(matrix, how)
+
+
+@_cholesky_by_kernel.defjvp
+def _differentiate_cholesky(
+    _: str, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    return jax.jvp(_cholesky_by_columns, primals, tangents)
+
+
+def _cholesky_by_columns(matrix: Array) -> Array:
+    """`cholesky`, in a loop over columns."""
     n_features = matrix.shape[-1]
-    if n_features <= TINY:
-        return _cholesky_of_tiny(matrix)
     precision = jnp.finfo(matrix.dtype)
     rows = jnp.arange(n_features)
 
@@ -82,7 +112,6 @@ def _matrix_of(rows: list[list[Array]]) -> Array:
 
 
 @jax.custom_jvp
-@jax.jit
 def inverse_of_lower(factor: Array) -> Array:
     """Inverses of lower triangular matrices, row by row.
 
@@ -95,9 +124,19 @@ def inverse_of_lower(factor: Array) -> Array:
     Returns:
         (..., D, D) lower triangular.
     """
+    return by_platform(lambda: _inverse(factor, _kernels_for(factor)), asks_for="kernels")
+
+
+@partial(jax.jit, static_argnames="how")
+def _inverse(factor: Array, how: str | None) -> Array:
+    if how is not None:
+        return inverses_of_lower(factor, how)
+    return (_inverse_of_tiny if factor.shape[-1] <= TINY else _inverse_by_rows)(factor)
+
+
+def _inverse_by_rows(factor: Array) -> Array:
+    """`inverse_of_lower`, in a loop over rows."""
     n_features = factor.shape[-1]
-    if n_features <= TINY:
-        return _inverse_of_tiny(factor)
     identity = jnp.eye(n_features, dtype=factor.dtype)
 
     def next_row(j: Array, inverse: Array) -> Array:

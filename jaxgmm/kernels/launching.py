@@ -14,6 +14,16 @@ from jax.experimental import pallas as pl
 TRITON, INTERPRETED = "triton", "interpreted"
 
 
+def runs_with(array: Array, how: str | None) -> bool:
+    """Whether a kernel can be run, see `launch`, whose result is float32 and varies as an array.
+
+    Inside of one that is interpreted, JAX loses track of what varies over devices of `shard_map`.
+    """
+    if how is None or array.dtype != jnp.float32:
+        return False
+    return how != INTERPRETED or not jax.typeof(array).manual_axis_type.varying
+
+
 def launch(
     kernel: Callable[..., None],
     name: str,
@@ -32,9 +42,10 @@ def launch(
         grid: of programs.
         shape: of the result.
         n_warps: of a program.
-        *arrays: what it reads.
+        *arrays: what it reads; over the devices of `shard_map` the first one varies as the result.
     """
-    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    varying = {"manual_axis_type": jax.typeof(arrays[0]).manual_axis_type}
+    result = jax.ShapeDtypeStruct(shape, jnp.float32, **varying)
     options: dict[str, Any] = {"interpret": True}
     if how == TRITON:
         from jax.experimental.pallas import triton

@@ -24,9 +24,10 @@ from jax import Array, lax
 
 from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.chunks import rows_of_features, sum_over_chunks
-from jaxgmm.arrays.numerics import shifted_exponentials, varying_axes, weighted_sum
+from jaxgmm.arrays.numerics import shifted_exponentials, weighted_sum
 from jaxgmm.covariances.storage import is_diagonal, precision, precision_diagonal
 from jaxgmm.kernels.em_pass import Logits, Plan, fused_moments, plan_of
+from jaxgmm.kernels.launching import runs_with
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.features import (
@@ -192,10 +193,7 @@ def _moments(
 
 def kernel_plan(rows: Rows, n_components: int, features: Features) -> Plan | None:
     """The sizes with which a kernel goes through rows; None where there is none that would."""
-    if budget().kernels is None or rows.x.dtype != jnp.float32 or rows.log_prior is not None:
-        return None
-    # JAX loses track of what varies over the devices of `shard_map` inside of a kernel.
-    if varying_axes(rows.x):
+    if rows.log_prior is not None or not runs_with(rows.x, budget().kernels):
         return None
     second_order = {PRODUCTS: 2, SQUARES: 1, LINEAR: 0}[features]
     return plan_of(rows.x.shape[1], n_components, second_order)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import set_budget
 
 import jaxgmm as jg
 from jaxgmm.covariances.structures import STRUCTURES
@@ -21,14 +20,6 @@ from jaxgmm.steps.rows import Rows, standardization_of
 pytestmark = pytest.mark.once
 
 NAMES = ("log_likelihood", "count", "first", "second")
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """A switch for the kernels; off to begin with."""
-    jax.clear_caches()
-    yield lambda how: (set_budget(monkeypatch, kernels=how, smallest_pass=0), jax.clear_caches())
-    jax.clear_caches()
 
 
 def float32(values):
