@@ -217,6 +217,44 @@ def messages_of_a_step(program):
     return max(map(len, main)), sorted({kind for kinds in loops.values() for kind in kinds})
 
 
+few_weights = weights[-len(few) :]
+# By name: functions of rows and their weights, of whose results derivatives are taken.
+DIFFERENTIATED = {
+    "em": lambda x, w: jg.em(start, x, weights=w, history=False).mixture,
+    "em, one step": lambda x, w: jg.em(start, x, weights=w, adjoint="one_step").mixture,
+    "em, unrolled": lambda x, w: (
+        jg.em(start, x, weights=w, adjoint="unroll", max_iter=3, history=False).mixture
+    ),
+    "fit, tied": lambda x, w: jg.fit(KEY, x, K, weights=w, covariance_type="tied").mixture,
+    "e_step": lambda x, w: jg.e_step(start, x, w).second / len(x),
+    "log_likelihood": lambda x, w: jg.log_likelihood(start, x, w) / len(x),
+}
+
+
+def slope_of(function):
+    """Derivatives of a number made of all results, of about 1 for each row."""
+
+    def number(x, w):
+        return sum(len(x) * jnp.mean(jnp.sin(leaf)) for leaf in jax.tree.leaves(function(x, w)))
+
+    return jax.grad(number, (0, 1))
+
+
+def derivative_in_a_mesh():
+    """Of known rows, which JAX wants the mesh for."""
+    arrays = spread((few, few_weights), meshes["explicit"])
+    with jax.set_mesh(meshes["explicit"]):
+        found = slope_of(DIFFERENTIATED["em"])(*arrays)
+    return gap(found, slope_of(DIFFERENTIATED["em"])(few, few_weights))
+
+
+def messages_of(function, *arguments):
+    """All kinds of collectives in a program."""
+    text = function.lower(*arguments).compile().as_text()
+    kinds = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+    return sorted(kind for kind in kinds if f" {kind}(" in text or f" {kind}-start(" in text)
+
+
 OF_SPLIT_ROWS = {
     "select": lambda x: jg.select(KEY, x, K, "diag"),
     "fit_batch": lambda x: jg.fit_batch(KEY, x[None], K),
@@ -227,7 +265,6 @@ OF_SPLIT_ROWS = {
 
 off, text = recipe()
 joint, program = in_shard_map()
-(split,) = spread([few], meshes["explicit"])
 report = {
     "in shard_map": {name: largest_difference(f, own) for name, (own, f) in IN_SHARD_MAP.items()},
     "recipe": off,
@@ -249,11 +286,19 @@ report = {
         for kind, mesh in meshes.items()
     },
     "refused features": refusal(em, jax.device_put(few, NamedSharding(of_features, FEATURES))),
-    "refused derivatives": [
-        refusal(jax.jit(jax.grad(lambda x: em(x).log_likelihood)), split),
-        refusal(lambda x: jg.em(start, x, adjoint="unroll", max_iter=3), split),
-        refusal(lambda x: jg.fit(KEY, x, K, adjoint="unroll", max_iter=3), split),
-    ],
+    "derivatives": {
+        f"{name}, {kind}": gap(
+            jax.jit(slope_of(function))(*spread((few, few_weights), mesh)),
+            jax.jit(slope_of(function))(few, few_weights),
+        )
+        for name, function in DIFFERENTIATED.items()
+        for kind, mesh in meshes.items()
+        if kind == "explicit" or name == "em"
+    },
+    "derivatives send": messages_of(
+        jax.jit(slope_of(DIFFERENTIATED["em"])), *spread((few, few_weights), meshes["explicit"])
+    ),
+    "derivative in a mesh": derivative_in_a_mesh(),
 }
 
 split_points = jax.device_put(few, NamedSharding(auto, ROWS))

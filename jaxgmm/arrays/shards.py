@@ -6,10 +6,11 @@ is summed at the same place; and what it knows from all rows is the same everywh
 device goes on alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from functools import wraps
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -45,17 +46,19 @@ def _own_number() -> Array:
     return lax.axis_index(row_axes()).astype(int)
 
 
-def refuse_derivatives(axes: tuple[str, ...]) -> None:
-    """NotImplementedError in a rule for derivatives, of what was made of rows along axes, if any.
+def rule_over_rows(rule: Callable[..., T]) -> Callable[..., T]:
+    """A rule for derivatives, traced with the rows spread over the last of its static arguments.
 
     A rule is traced when what it belongs to has been, where nobody knows any more how rows are
-    spread.
+    spread; so that is one of its arguments, before primals and tangents.
     """
-    if axes:
-        raise NotImplementedError(
-            "derivatives of what is made of rows that are spread over devices are not there yet; "
-            "make them on one device"
-        )
+
+    @wraps(rule)
+    def traced(*arguments: Any) -> T:
+        with rows_over(arguments[-3]):
+            return rule(*arguments)
+
+    return traced
 
 
 def total(sums: T) -> T:
@@ -64,6 +67,11 @@ def total(sums: T) -> T:
         return sums
     flat, unravel = ravel_pytree(sums)
     return unravel(lax.psum(flat, row_axes()))
+
+
+def alike(tree: T) -> T:
+    """A tree of what is the same on all devices, but that JAX takes to vary with their rows."""
+    return lax.pmean(tree, row_axes()) if row_axes() else tree
 
 
 def largest(values: Array) -> Array:

@@ -36,10 +36,10 @@ def _as_maximum(
 
 
 @_as_maximum.defjvp
+@shards.rule_over_rows
 def _differentiate_as_maximum(
     settings: Settings, axes: tuple[str, ...], primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[GaussianMixture, GaussianMixture]:
-    shards.refuse_derivatives(axes)
     problem, mixture = primals
     given, moving = (by_differences(problem),), (by_differences(tangents[0]),)
 
@@ -69,7 +69,7 @@ def _differentiate_as_maximum(
     system = by_products
     if problem.extent is not None:
         system = model._replace(problem=given[0]).information()
-    step = lax.custom_linear_solve(system, score_moved, solve, symmetric=True)
+    step = shards.alike(lax.custom_linear_solve(system, score_moved, solve, symmetric=True))
     origin, _ = model.origin()
     tangent = jax.jvp(model.mixture_at, (origin,), (step,))[1]
     return maximizer, tangent

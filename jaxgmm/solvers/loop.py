@@ -111,7 +111,6 @@ def em(
     Raises:
         TypeError: x is not numeric.
         ValueError: shapes or names are wrong; where values are known, NaN or infinity in x.
-        NotImplementedError: derivatives of a fit to rows that are spread over devices.
 
     Example:
         >>> import jaxgmm as jg
@@ -170,7 +169,6 @@ def run(
         settings: static choices.
     """
     if settings.adjoint == "unroll":
-        shards.refuse_derivatives(shards.row_axes())
         mixture, trace = iterate_unrolled(by_differences(problem), start, limits, settings)
     else:
         fixed, first, final = lax.stop_gradient((problem, start, limits))

@@ -256,6 +256,7 @@ def _long_e_step(
 
 
 @_long_e_step.defjvp
+@shards.rule_over_rows
 def _differentiate_long_e_step(
     full_second_moment: bool,
     axes: tuple[str, ...],
@@ -267,7 +268,6 @@ def _differentiate_long_e_step(
     ) -> SufficientStatistics:
         return expected_statistics(as_they_are(x, weights, log_prior), mixture, full_second_moment)
 
-    shards.refuse_derivatives(axes)
     return jax.jvp(by_differences, primals, tangents)
 
 

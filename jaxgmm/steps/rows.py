@@ -220,6 +220,7 @@ def _variance(
 
 
 @_variance.defjvp
+@shards.rule_over_rows
 def _differentiate_variance(
     axes: tuple[str, ...],
     primals: tuple[Standardization, Array, Array],
@@ -227,14 +228,15 @@ def _differentiate_variance(
 ) -> tuple[Array, Array]:
     standardization, x, weights = primals
     _, x_moved, weights_moved = tangents
-    shards.refuse_derivatives(axes)
     mean, second = Rows(standardization, x, weights).moments()
     variance = second - mean**2
     apart = standardization.standardize(x, weights) - mean[None]
     moved = jnp.where(weights[:, None] != 0, x_moved, 0) / standardization.scale[None]
     change = 2 * weights[:, None] * apart * moved
     change += weights_moved[:, None] * (apart**2 - variance[None])
-    return variance, jnp.sum(change, axis=0) / jnp.sum(weights)
+    # Each on its own: what is added together is linear in the tangents together.
+    change, weight = shards.total(jnp.sum(change, axis=0)), shards.total(jnp.sum(weights))
+    return variance, change / weight
 
 
 def weights_in_own_unit(weights: Array) -> tuple[Array, Array]:
