@@ -255,13 +255,100 @@ def messages_of(function, *arguments):
     return sorted(kind for kind in kinds if f" {kind}(" in text or f" {kind}-start(" in text)
 
 
-OF_SPLIT_ROWS = {
-    "select": lambda x: jg.select(KEY, x, K, "diag"),
-    "fit_batch": lambda x: jg.fit_batch(KEY, x[None], K),
-    "fit_gradient": lambda x: jg.fit_gradient(start, x),
-    "standard_errors": lambda x: jg.standard_errors(start, x),
-    "log_prob of many": start.log_prob,
+some_models = few.reshape(8, 40, D)
+# Of each model one device has no row of any weight.
+of_rows = jnp.asarray(random.uniform(0.5, 2, size=(8, 40)), x.dtype).at[:, :20].set(0)
+labels = jnp.asarray(np.where(random.uniform(size=(8, 40, 1)) < 0.1, [[0, -np.inf]], 0), x.dtype)
+their_starts = jg.fit_batch(KEY, some_models, 2, init="random", max_iter=1).mixture
+one_model = jax.tree.map(
+    lambda leaf: leaf.astype(x.dtype),
+    jg.GaussianMixture.create([0.5, 0.5], [[0, 0], [5, 5]], [[2, 2], [2, 2]], "diag"),
+)
+their_fit = jg.em(start, few, weights=few_weights).mixture
+SHORT = {"init": "random", "max_iter": 3, "tol": 0}
+ALONG_MODELS, ALONG_BOTH = PartitionSpec("models"), PartitionSpec("models", "rows")
+SECOND = PartitionSpec(None, "rows")
+# By name: a function, and its arguments, each with how it is spread.
+SPREAD = {
+    "models": (lambda x: jg.fit_batch(KEY, x, 2, **SHORT), (some_models, ALONG_MODELS)),
+    "models and rows": (
+        lambda x, p: jg.fit_batch(
+            KEY, x, 2, log_prior=p, covariance_type="tied", n_init=2, max_iter=3, tol=0
+        ),
+        (some_models, ALONG_BOTH),
+        (labels, ALONG_BOTH),
+    ),
+    "rows of models": (
+        lambda x, w, m: jg.fit_batch(KEY, x, 2, weights=w, init=m, max_iter=3, tol=0),
+        (some_models, SECOND),
+        (of_rows, SECOND),
+        (their_starts, NOWHERE),
+    ),
+    "models of the same rows": (
+        lambda x, w: jg.fit_batch(KEY, x, 2, weights=w, **SHORT),
+        (some_models[0], ROWS),
+        (of_rows, ALONG_BOTH),
+    ),
+    "select": (
+        lambda x, w: table(jg.select(KEY, x, [1, 2], "diag", weights=w, criterion="cv")),
+        (some_models[0], ROWS),
+        (of_rows[0] + 1, ROWS),
+    ),
+    "select_batch": (
+        lambda x: [table(found) for found in jg.select_batch(KEY, x, 2, "diag", n_init=2)],
+        (some_models, ALONG_BOTH),
+    ),
+    "fit_gradient": (
+        lambda x, w: jg.fit_gradient(one_model, x, weights=w, max_iter=5),
+        (few, ROWS),
+        (few_weights, ROWS),
+    ),
+    "fit_gradient of drawn rows": (
+        lambda x, w: (
+            jg.fit_gradient(one_model, x, weights=w, key=KEY, batch_rows=50, max_iter=5).mixture
+        ),
+        (few, ROWS),
+        (few_weights, ROWS),
+    ),
+    "standard_errors": (
+        lambda x, w: jg.standard_errors(their_fit, x, w),
+        (few, ROWS),
+        (few_weights, ROWS),
+    ),
+    "points": (
+        lambda x: (one_model.log_prob(x), one_model.predict(x), jg.mahalanobis(one_model, x)),
+        (x, ROWS),
+    ),
+    "outlier_score": (
+        lambda x: jg.outlier_score(KEY, one_model, x, n_samples=100),
+        (few, ROWS),
+    ),
+    "regress": (lambda x: jg.regress(one_model, [0], x[:, :1]), (few, ROWS)),
 }
+both = {
+    kind: jax.make_mesh((4, 2), ("models", "rows"), axis_types=(axis_type,) * 2)
+    for kind, axis_type in (("auto", AxisType.Auto), ("explicit", AxisType.Explicit))
+}
+
+
+def table(selection):
+    """The numbers of a sweep."""
+    return [selection.table[name].astype(float) for name in ("log_likelihood", "bic", "n_iter")]
+
+
+def put(tree, spec, mesh):
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(mesh, spec)), tree)
+
+
+def spread_gap(name, kind):
+    """How far what is spread is from what is on one device."""
+    function, *arguments = SPREAD[name]
+    results = (
+        function(*(put(tree, spec, both[kind]) for tree, spec in arguments)),
+        function(*(tree for tree, _ in arguments)),
+    )
+    return gap(*(mixture(of) if isinstance(of, jg.FitResult) else of for of in results))
+
 
 off, text = recipe()
 joint, program = in_shard_map()
@@ -280,11 +367,18 @@ report = {
     "messages": messages_of_a_step(program),
     "recipe gathers": "all-gather" in text,
     "recipe sums": "all-reduce" in text,
-    "refused": {
-        f"{name}, {kind}": refusal(function, jax.device_put(x, NamedSharding(mesh, ROWS)))
-        for name, function in OF_SPLIT_ROWS.items()
-        for kind, mesh in meshes.items()
+    "spread along two axes": {
+        f"{name}, {kind}": spread_gap(name, kind)
+        for name in SPREAD
+        for kind in (["auto", "explicit"] if name == "models" else ["explicit"])
     },
+    "models send": messages_of(
+        jax.jit(SPREAD["models"][0]), put(some_models, ALONG_MODELS, both["explicit"])
+    ),
+    "models and rows send": messages_of(
+        jax.jit(SPREAD["models and rows"][0]),
+        *(put(tree, spec, both["explicit"]) for tree, spec in SPREAD["models and rows"][1:]),
+    ),
     "refused features": refusal(em, jax.device_put(few, NamedSharding(of_features, FEATURES))),
     "derivatives": {
         f"{name}, {kind}": gap(
@@ -309,15 +403,4 @@ report["points gather"] = "all-gather" in log_prob.lower(split_points).compile()
 
 everywhere = jax.device_put(few, NamedSharding(auto, NOWHERE))
 report["replicated"] = float(jnp.max(jnp.abs(em(everywhere).mixture.means - em(few).mixture.means)))
-models = few.reshape(8, 40, D)
-options = {"init": "random", "max_iter": 3}
-report["refused models"] = refusal(
-    lambda x: jg.fit_batch(KEY, x, 2),
-    jax.device_put(models, NamedSharding(meshes["explicit"], ROWS)),
-)
-of_models = jg.fit_batch(KEY, jax.device_put(models, NamedSharding(auto, ROWS)), 2, **options)
-alone = jg.fit_batch(KEY, models, 2, **options)
-report["models"] = float(
-    np.max(np.abs(jax.device_get(of_models.mixture.means) - np.asarray(alone.mixture.means)))
-)
 print(json.dumps(report))

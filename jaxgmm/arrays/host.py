@@ -65,7 +65,8 @@ def chosen_device(*arrays: Any) -> jax.Device | None:
 
 
 def unit_weights(x: Array) -> Array:
-    """(N,) ones, for x (N, D)."""
-    if is_concrete(x) and is_small(x):
-        return from_host(np.ones(x.shape[0], x.dtype))
-    return jnp.ones(x.shape[0], x.dtype)
+    """(N,) ones, for x (..., N, D)."""
+    n_rows = x.shape[-2]
+    if is_concrete(x) and n_rows * x.shape[-1] <= budget().small:
+        return from_host(np.ones(n_rows, x.dtype))
+    return jnp.ones(n_rows, x.dtype)

@@ -36,17 +36,17 @@ def is_split(array: Any, *axes: int) -> bool:
     return any(spec[axis] is not None for axis in axes if axis < len(spec))
 
 
-def spread_of(array: Any) -> tuple[tuple[str, ...], Any] | None:
-    """The axes along which the rows (N, ...) of an array are spread, and their mesh.
+def spread_of(array: Any, axis: int = 0) -> tuple[tuple[str, ...], Any] | None:
+    """The axes of a mesh along which an axis of an array is spread, by default rows, and the mesh.
 
-    None where they aren't, and where JAX itself chooses how what is traced is spread.
+    None where it isn't, and where JAX itself chooses how what is traced is spread.
     """
-    if not isinstance(array, jax.Array) or not is_split(array, 0):
+    if not isinstance(array, jax.Array) or not is_split(array, axis):
         return None
     of = jax.typeof(array) if isinstance(array, jax.core.Tracer) else array
     if not isinstance(of.sharding, NamedSharding):
         return None
-    axes = of.sharding.spec[0]
+    axes = of.sharding.spec[axis]
     return (axes if isinstance(axes, tuple) else (axes,)), of.sharding.mesh
 
 
@@ -60,20 +60,11 @@ def check_whole(name: str, array: Any, *axes: int) -> None:
         )
 
 
-def check_models(name: str, array: Any) -> None:
-    """ValueError if the models (B, ...) of a batch are spread along an explicit axis of a mesh."""
-    if isinstance(array, jax.Array) and any(jax.typeof(array).sharding.spec[:1]):
-        raise ValueError(
-            f"{name} is split along an explicit axis of a mesh; call fit_batch on each device's "
-            "own models inside jax.shard_map, or make the mesh with axis_types=(AxisType.Auto,)"
-        )
-
-
 def check_points(name: str, array: Any, numbers_per_point: int) -> None:
     """ValueError if an array (..., D) holds too many points, or devices would gather them.
 
-    What is spread along axes that JAX chooses itself is asked element by element, as long as all
-    points are one chunk.
+    Those that are spread along their first axis stay where they are. What is spread along others
+    that JAX chooses itself is asked element by element, as long as all points are one chunk.
 
     Args:
         name: of the array.
@@ -86,9 +77,10 @@ def check_points(name: str, array: Any, numbers_per_point: int) -> None:
     n_points = math.prod(leading)
     if n_points > MOST_ROWS:
         check_length(name, jax.ShapeDtypeStruct((n_points, array.shape[-1]), array.dtype))
-    if not is_split(array, *range(array.ndim)):
+    first = 0 if array.ndim == 1 or spread_of(array) is None else 1
+    if not is_split(array, *range(first, array.ndim)):
         return
-    has_split_type = any(axis is not None for axis in jax.typeof(array).sharding.spec)
+    has_split_type = any(axis is not None for axis in jax.typeof(array).sharding.spec[first:])
     if has_split_type or chunk_size(n_points, numbers_per_point).on_cpu < n_points:
         raise ValueError(
             f"{name} is split over devices, each of which would gather all of it; ask for each "

@@ -116,6 +116,11 @@ def gathered(array: Array) -> Array:
     return lax.psum(jnp.where(mine, array[None], 0), axes).reshape(-1, *array.shape[1:])
 
 
+def own_of(array: Array) -> Array:
+    """This device's own of what is known of all of them: (devices, ...) -> (...)."""
+    return array[_own_number()]
+
+
 def first_row(n_rows: int) -> Array | int:
     """The number among all rows of the first of this device, of which each has so many."""
     return _own_number() * n_rows if row_axes() else 0

@@ -28,14 +28,16 @@ def fit_blocks(
     """The results of a function of many models, for arguments whose values are known.
 
     Args:
-        function: of the arguments and of how many of the models are wanted. All leaves of
-            what it returns lead with the models.
+        function: of the arguments and of how many of the models are wanted, None for all. All
+            leaves of what it returns lead with the models.
         arguments: trees.
         leading: which of them lead with the models.
         n_models: M.
         size: of the data of all models, in numbers.
         **static: the function's other arguments.
     """
+    if function.place_of(arguments).mesh is not None:
+        return function(*arguments, None, **static)
     # Elsewhere than on a CPU models are side by side within a call.
     leaves = jax.tree.leaves(arguments)
     on_cpu = platform_of(*leaves) == "cpu" and jax.local_device_count("cpu") == 1

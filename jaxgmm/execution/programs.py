@@ -59,17 +59,34 @@ def _is_free(name: str, value: str | bool, backend: str | None) -> bool:
     return True
 
 
-NumbersOf = Callable[..., tuple[int, ...]]
+class Axes(NamedTuple):
+    """Which axis of an argument's arrays is that of rows, and of models; None where none is."""
+
+    rows: int | None = None
+    models: int | None = None
 
 
-def no_rows(*_: Any) -> tuple[int, ...]:
-    """Of a program whose rows are not spread."""
-    return ()
+Layout = Callable[..., dict[int, Axes]]
 
 
-def arguments_from(first: int, last: int) -> NumbersOf:
+def without_rows(*_: Any) -> dict[int, Axes]:
+    """Of a program of which nothing is spread."""
+    return {}
+
+
+def rows_from(first: int, last: int) -> Layout:
     """Of a program whose arguments with these numbers have a first axis of rows."""
-    return lambda *_: tuple(range(first, last + 1))
+    return lambda *_: dict.fromkeys(range(first, last + 1), Axes(rows=0))
+
+
+def points_at(number: int, n_axes: int = 1) -> Layout:
+    """Of a program whose argument with this number are points, if there are several.
+
+    Args:
+        number: of the argument.
+        n_axes: that a point has: 1 for (..., D), 0 for numbers.
+    """
+    return lambda *given: {number: Axes(rows=0)} if given[number].ndim > n_axes else {}
 
 
 class Place(NamedTuple):
@@ -77,45 +94,52 @@ class Place(NamedTuple):
 
     Attributes:
         platform: such as "cpu"; None where nobody knows.
-        axes: of a mesh, along which its rows are spread.
+        rows: axes of a mesh, along which its rows are spread.
+        models: likewise its models.
         mesh: over whose devices the program is to be spread; None where that has been done.
     """
 
     platform: str | None
-    axes: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     mesh: Any = None
 
-    def program(self, function: Callable[..., Any], of_rows: NumbersOf) -> Any:
-        """The function, traced for this place; `of_rows` see `PlatformProgram`."""
+    def program(self, function: Callable[..., Any], layout: Layout, of_each_row: bool) -> Any:
+        """The function, traced for this place; see `PlatformProgram`."""
 
         @wraps(function)
         def own(*arguments: Any, **static: Any) -> Any:
-            with on_platform(self.platform), shards.rows_over(self.axes):
+            with on_platform(self.platform), shards.rows_over(self.rows):
                 return function(*arguments, **static)
 
         @wraps(function)
         def on_all(*arguments: Any, **static: Any) -> Any:
-            numbers = of_rows(*arguments)
-            specs = tuple(self.spec(i in numbers) for i in range(len(arguments)))
+            axes = layout(*arguments)
+            specs = tuple(self.spec(axes.get(i, Axes())) for i in range(len(arguments)))
+            result = self.spec(Axes(rows=0) if of_each_row else Axes(models=0))
             spread = jax.shard_map(
-                partial(own, **static), mesh=self.mesh, in_specs=specs, out_specs=P()
+                partial(own, **static), mesh=self.mesh, in_specs=specs, out_specs=result
             )
             return spread(*arguments)
 
         return own if self.mesh is None else on_all
 
-    def spec(self, of_rows: bool) -> P:
-        """How an argument is spread."""
-        return P(self.axes) if of_rows else P()
+    def spec(self, axes: Axes) -> P:
+        """How arrays with these axes are spread."""
+        along = {axes.rows: self.rows, axes.models: self.models}
+        last = max(
+            (axis for axis, names in along.items() if axis is not None and names), default=-1
+        )
+        return P(*(along.get(axis) or None for axis in range(last + 1)))
 
-    def put(self, arguments: tuple[Any, ...], of_rows: NumbersOf) -> tuple[Any, ...]:
-        """The arguments where the program wants them; `of_rows` see `PlatformProgram`."""
+    def put(self, arguments: tuple[Any, ...], layout: Layout) -> tuple[Any, ...]:
+        """The arguments where the program wants them."""
         if self.mesh is None:
             return arguments
-        numbers = of_rows(*arguments)
+        axes = layout(*arguments)
 
         def put(number: int, array: Any) -> Any:
-            sharding = NamedSharding(self.mesh, self.spec(number in numbers))
+            sharding = NamedSharding(self.mesh, self.spec(axes.get(number, Axes())))
             is_known = isinstance(self.mesh, Mesh)
             return (jax.device_put if is_known else jax.sharding.reshard)(array, sharding)
 
@@ -125,40 +149,61 @@ class Place(NamedTuple):
 class PlatformProgram:
     """A jitted function, a program of its own for each place that its arguments are at.
 
-    What it is made of asks for the sizes of that platform, see `budgets`. Where rows are spread
-    over devices, each makes its own part, see `shards`. All arguments but the static ones are
-    positional.
+    What it is made of asks for the sizes of that platform, see `budgets`. Where rows or models are
+    spread over devices, each makes its own part: of rows as `shards` says, and of models alone. All
+    arguments but the static ones are positional.
 
     Attributes:
-        of_rows: of the arguments, the numbers of those whose first axis is that of rows, the data
-            before all others.
+        layout: from the arguments to the axes of those that have some, by number.
     """
 
     def __init__(
         self,
         function: Callable[..., Any],
         static_argnames: str | tuple[str, ...] = (),
-        of_rows: NumbersOf = no_rows,
+        layout: Layout = without_rows,
+        of_each_row: bool = False,
     ):
+        """A program.
+
+        Args:
+            function: that is jitted.
+            static_argnames: see `jax.jit`.
+            layout: see above. Where models are spread, all results lead with them.
+            of_each_row: whether results lead with the rows; else each is of all of them.
+        """
         update_wrapper(self, function)
-        self.of_rows = of_rows
+        self.layout, self.of_each_row = layout, of_each_row
 
         @cache
         def inlined(place: Place) -> Any:
-            return jax.jit(place.program(function, of_rows), static_argnames=static_argnames)
+            made = place.program(function, layout, of_each_row)
+            return jax.jit(made, static_argnames=static_argnames)
 
         self.inlined = inlined
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         place = self.place_of(arguments)
-        return self.inlined(place)(*place.put(arguments, self.of_rows), **static)
+        return self.inlined(place)(*place.put(arguments, self.layout), **static)
 
     def place_of(self, arguments: tuple[Any, ...]) -> Place:
         """Where a program with these arguments runs."""
         platform = platform_of(*jax.tree.leaves(arguments))
-        numbers = self.of_rows(*arguments)
-        spread = spread_of(arguments[numbers[0]]) if numbers else None
-        return Place(platform, shards.row_axes()) if spread is None else Place(platform, *spread)
+        rows: tuple[str, ...] = ()
+        models: tuple[str, ...] = ()
+        mesh = None
+        for number, axes in self.layout(*arguments).items():
+            for leaf in jax.tree.leaves(arguments[number]):
+                of_rows, of_models = (
+                    None if axis is None else spread_of(leaf, axis) for axis in axes
+                )
+                if of_rows is not None and not rows:
+                    rows, mesh = of_rows
+                if of_models is not None and not models:
+                    models, mesh = of_models
+        if mesh is None:
+            return Place(platform, shards.row_axes())
+        return Place(platform, rows, models, mesh)
 
 
 class Program(PlatformProgram):
@@ -176,15 +221,15 @@ class Program(PlatformProgram):
         function: Callable[..., Any],
         static_argnames: str | tuple[str, ...],
         pass_size: Callable[..., int],
-        of_rows: NumbersOf = no_rows,
+        layout: Layout = without_rows,
     ):
-        super().__init__(function, static_argnames, of_rows)
+        super().__init__(function, static_argnames, layout)
         self.pass_size = pass_size
 
         @cache
         def standalone(place: Place, hurried: bool) -> Any:
             options = known_options(place.platform, hurried) or None
-            made = place.program(function, of_rows)
+            made = place.program(function, layout, of_each_row=False)
             return jax.jit(made, static_argnames=static_argnames, compiler_options=options)
 
         self._standalone = standalone
@@ -196,7 +241,7 @@ class Program(PlatformProgram):
             program = self.standalone(place, self.pass_size(*arguments, **static))
         else:
             program = self.inlined(place)
-        return program(*place.put(arguments, self.of_rows), **static)
+        return program(*place.put(arguments, self.layout), **static)
 
     def standalone(self, place: Place, size: float) -> Any:
         """As a program of its own, jitted, whose passes have a size."""

@@ -20,7 +20,7 @@ from jaxgmm.arrays.host import (
     unit_weights,
 )
 from jaxgmm.arrays.padding import padded_rows, with_rows
-from jaxgmm.arrays.placement import check_models, check_whole
+from jaxgmm.arrays.placement import check_whole
 from jaxgmm.arrays.validation import check_choice, check_count, check_key, check_n_components
 from jaxgmm.covariances.storage import scale_shape
 from jaxgmm.covariances.structures import Structure, structure_named
@@ -166,10 +166,7 @@ def check_batch(x: Any, weights: Any) -> tuple[Array, Array]:
     Raises:
         TypeError, ValueError: see `fit_batch`.
     """
-    axes = (0, 1) if np.ndim(x) == 2 else (1, 2)
-    check_whole("x", x, *axes)
-    check_models("x", x)
-    check_whole("weights", weights, np.ndim(weights) - 1)
+    check_whole("x", x, np.ndim(x) - 1)
     x = as_float_array("x", x)
     if weights is not None:
         weights = as_float_array("weights", weights)
@@ -182,7 +179,7 @@ def check_batch(x: Any, weights: Any) -> tuple[Array, Array]:
     if 0 in x.shape:
         raise ValueError(f"x must hold at least one model, row and feature, got shape {x.shape}")
     if weights is None:
-        return x, unit_weights(x[0])
+        return x, unit_weights(x)
     expected = [(len(weights), len(x))] if shared else [x.shape[:2], x.shape[1:2]]
     if weights.shape not in expected or 0 in weights.shape:
         raise ValueError(
@@ -198,8 +195,7 @@ def _check_prior(log_prior: Any, x: Array, n_models: int, n_components: int) -> 
     Raises:
         ValueError: of another shape.
     """
-    axes = np.ndim(log_prior) - 2
-    check_whole("log_prior", log_prior, axes, axes + 1)
+    check_whole("log_prior", log_prior, np.ndim(log_prior) - 1)
     array = as_float_array("log_prior", log_prior).astype(x.dtype)
     of_all = (x.shape[-2], n_components)
     if array.shape not in (of_all, (n_models, *of_all)):

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.numerics import weighted_sum
 from jaxgmm.arrays.validation import as_log_prior, check_fit_arguments
 from jaxgmm.covariances.structures import structure_named
-from jaxgmm.execution.programs import PlatformProgram, arguments_from
+from jaxgmm.execution.programs import PlatformProgram, rows_from
 from jaxgmm.mixtures import densities
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.expectation import total_log_prob
@@ -146,7 +146,7 @@ def criteria_of(
     return {"aic": aic, "bic": bic, "icl": bic - 2 * log_map_responsibility}
 
 
-@partial(PlatformProgram, of_rows=arguments_from(1, 3))
+@partial(PlatformProgram, layout=rows_from(1, 3))
 def _log_likelihood(
     mixture: GaussianMixture, x: Array, weights: Array, log_prior: Array | None
 ) -> Array:
@@ -155,7 +155,7 @@ def _log_likelihood(
     return unit * total_log_prob(rows, mixture, mixture.log_weights)[0]
 
 
-@partial(PlatformProgram, of_rows=arguments_from(1, 2))
+@partial(PlatformProgram, layout=rows_from(1, 2))
 def _totals(mixture: GaussianMixture, x: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Log-likelihood, `log_map_responsibility`, and the logarithm of the sum of the weights."""
     weights, unit = weights_in_own_unit(weights)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm.covariances.structures import Structure
 from jaxgmm.covariances.traced import AnyStructure
-from jaxgmm.execution.programs import Program
+from jaxgmm.execution.programs import Axes, Program
 from jaxgmm.execution.tasks import at, in_blocks, slots_for
 from jaxgmm.fits.initialization import STARTS, as_given, least_rows, respecting, start_from
 from jaxgmm.fits.problems import Problems
@@ -38,7 +38,7 @@ def size_of_passes(
     return products_in_pass(x, n_models * n_components * n_init)
 
 
-def arguments_of_rows(
+def axes_of_data(
     key: Array,
     model_ids: np.ndarray | None,
     x: Array,
@@ -46,18 +46,28 @@ def arguments_of_rows(
     log_prior: Array | None,
     given: Any,
     *_: Any,
-) -> tuple[int, ...]:
-    """The numbers of those arguments of `fit_models` whose first axis is that of rows."""
-    if x.ndim == 3:
-        return ()
-    return (2, 3, 4, 5) if isinstance(given, Array) else (2, 3, 4)
+) -> dict[int, Axes]:
+    """The axes of rows and models that arguments of `fit_models` have."""
+    axes = {2: own_axes(x, 2), 3: own_axes(weights, 1)}
+    if log_prior is not None:
+        axes[4] = own_axes(log_prior, 2)
+    if isinstance(given, GaussianMixture):
+        axes[5] = Axes() if model_ids is None else Axes(models=0)
+    elif given is not None:
+        axes[5] = own_axes(given, 2)
+    return axes if model_ids is None else {**axes, 1: Axes(models=0)}
+
+
+def own_axes(array: Array, n_axes: int) -> Axes:
+    """The axes of an array of rows: that of models before so many of one model's, or none."""
+    return Axes(rows=0) if array.ndim == n_axes else Axes(rows=1, models=0)
 
 
 @partial(
     Program,
     static_argnames=("n_components", "init", "n_init", "settings"),
     pass_size=size_of_passes,
-    of_rows=arguments_of_rows,
+    layout=axes_of_data,
 )
 def fit_models(
     key: Array,

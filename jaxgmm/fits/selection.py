@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.numerics import in_own_unit
 from jaxgmm.arrays.padding import with_padding
+from jaxgmm.arrays.placement import is_split
 from jaxgmm.arrays.validation import (
     check_choice,
     check_count,
@@ -105,7 +106,7 @@ def select(
     """
     check_known("select", (key, x, weights, tol, reg_covar, _anything()), "; fit can be traced")
     key = check_key(key)
-    x, weights = check_data(x, weights)
+    x, weights = check_data(x, weights, spread=True)
     candidates = _checked_sweep(n_components, covariance_type, x.shape[0])
     of_rows = np.ones(x.shape[0]) if weights is None else np.asarray(weights)
     n_folds = _checked_folds(criterion, n_folds, one_standard_error, of_rows)
@@ -131,7 +132,8 @@ def select(
             table[number] = table_row(fits[number], candidates[number], total, float(unit))
             if callback is not None:
                 callback(table[number])
-    warn_of_redundancy(table, given, of_rows)
+    if not is_split(given, 0):
+        warn_of_redundancy(table, given, of_rows)
     return selection_of(table, fits, candidates, criterion, one_standard_error, unit)
 
 

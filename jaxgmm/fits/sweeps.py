@@ -1,7 +1,7 @@
 """The fits of a sweep over components and covariance types, by few programs."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ from jaxgmm.arrays.budgets import budget
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.covariances.traced import AnyStructure, TracedStructure
 from jaxgmm.execution.blocks import fit_blocks
-from jaxgmm.execution.programs import Program
+from jaxgmm.execution.programs import Axes, Program
 from jaxgmm.execution.tasks import at, in_blocks, slots_for
 from jaxgmm.fits.criteria import log_map_responsibility
-from jaxgmm.fits.entry import fit_all
+from jaxgmm.fits.entry import fit_all, own_axes
 from jaxgmm.solvers.results import FitResult
 from jaxgmm.solvers.settings import Limits, Settings
 from jaxgmm.steps.expectation import total_log_prob
@@ -140,12 +140,30 @@ def fit_group(
     return jax.tree.map(np.asarray, fits)
 
 
+def _axes_of_sweep(
+    keys: Array,
+    x: Array,
+    weights: Array,
+    kept: Array | None,
+    active: Array,
+    limits: Limits,
+    reg_covar: Array,
+    structure: AnyStructure,
+    *_: Any,
+) -> dict[int, Axes]:
+    """The axes of rows and models that arguments of `_fit_each` have."""
+    of_models = dict.fromkeys((0, 4, 7), Axes(models=0))
+    axes = {1: own_axes(x, 2), 2: own_axes(weights, 1), **of_models}
+    return axes if kept is None else {**axes, 3: Axes(rows=1, models=0)}
+
+
 @partial(
     Program,
     static_argnames=("init", "n_init", "settings"),
     pass_size=lambda keys, x, weights, kept, active, *_, n_init, **__: products_in_pass(
         x, active.size * n_init
     ),
+    layout=_axes_of_sweep,
 )
 def _fit_each(
     keys: Array,
@@ -156,7 +174,7 @@ def _fit_each(
     limits: Limits,
     reg_covar: Array,
     structure: AnyStructure,
-    n_wanted: Array,
+    n_wanted: Array | None,
     init: str,
     n_init: int,
     settings: Settings,
@@ -166,6 +184,7 @@ def _fit_each(
     seen = weights
     if kept is not None:
         seen = jnp.where(jnp.asarray(kept), jnp.broadcast_to(weights, kept.shape), 0)
+    n_wanted = n_models if n_wanted is None else n_wanted
     data = (keys, x, seen, None, None, active, limits, reg_covar, structure, n_wanted)
     results = fit_all(*data, init, n_init, settings)
 
@@ -177,8 +196,9 @@ def _fit_each(
         if kept is None:
             return certainty, jnp.full_like(certainty, jnp.nan)
         left = all_rows - seen[model]
-        total = total_log_prob(as_they_are(own_x, left), mixture, mixture.log_weights)[0]
-        return certainty, total / jnp.sum(left)
+        held_out = as_they_are(own_x, left)
+        total = total_log_prob(held_out, mixture, mixture.log_weights)[0]
+        return certainty, total / held_out.total_weight()
 
     n_rows, n_features = x.shape[-2:]
     size = slots_for(n_models, n_rows * n_features * active.shape[1])

@@ -15,13 +15,13 @@ from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import at_least, einsum, in_own_unit, logsumexp, varying
 from jaxgmm.arrays.validation import check_choice, check_fit_arguments
 from jaxgmm.covariances.structures import Structure
-from jaxgmm.execution.programs import PlatformProgram
+from jaxgmm.execution.programs import PlatformProgram, rows_from
 from jaxgmm.mixtures.densities import log_density
 from jaxgmm.mixtures.mixture import GaussianMixture, structure_of
 from jaxgmm.mixtures.parameters import constrain, unconstrain
 from jaxgmm.solvers.tangent import retraction, zero_tangent
 from jaxgmm.steps.expectation import total_log_prob
-from jaxgmm.steps.rows import Rows, as_they_are, standardization_of
+from jaxgmm.steps.rows import Rows, as_they_are, standardization_of, weights_in_own_unit
 
 # Products with the curvature that are computed together.
 DIRECTIONS = 8
@@ -71,15 +71,15 @@ def observed_information(
         TypeError: x is not numeric.
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
     return _observed_information(mixture, x, weights, structure_of(mixture, covariance_type))
 
 
-@PlatformProgram
+@partial(PlatformProgram, layout=rows_from(1, 2))
 def _observed_information(
     mixture: GaussianMixture, x: Array, weights: Array, structure: Structure
 ) -> Array:
-    weights, unit = in_own_unit(weights)
+    weights, unit = weights_in_own_unit(weights)
     rows = as_they_are(x, weights)
     point, unravel = ravel_pytree(varying(unconstrain(mixture, structure.name), rows))
 
@@ -140,7 +140,7 @@ def standard_errors(
     Source: Huber 1967, White 1982.
     """
     check_choice("kind", kind, ("sandwich", "information"))
-    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
     structure = structure_of(mixture, covariance_type)
     errors = _standard_errors(mixture, x, weights, structure, kind=kind)
     if is_concrete(errors.means) and bool(jnp.any(jnp.isnan(errors.means))):
@@ -153,11 +153,11 @@ def standard_errors(
     return errors
 
 
-@partial(PlatformProgram, static_argnames="kind")
+@partial(PlatformProgram, static_argnames="kind", layout=rows_from(1, 2))
 def _standard_errors(
     mixture: GaussianMixture, x: Array, weights: Array, structure: Structure, kind: str
 ) -> StandardErrors:
-    weights, unit = in_own_unit(weights)
+    weights, unit = weights_in_own_unit(weights)
     standardization = standardization_of(x, weights, structure.isotropic)
     rows = Rows(standardization, x, weights)
     center = standardization.transform(mixture)
@@ -204,7 +204,9 @@ def _scatter_of_scores(
         return logsumexp(of_components[:, 0] + mixture.log_weights)
 
     def summand(_: Array, weights: Array, z: Array) -> Array:
-        scores = jax.vmap(jax.grad(log_prob), (None, 0))(origin, z)
+        # Of each device's own: what is the same on all of them has a gradient that is summed.
+        here = varying(origin, z, as_rows=True)
+        scores = jax.vmap(jax.grad(log_prob), (None, 0))(here, z)
         return einsum("ni,nj->ij", weights[:, None] * scores, scores)
 
     return rows.sum(summand, rows.chunk_rows(4 * origin.size))

@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxgmm.arrays.numerics import (
     made_once,
 )
 from jaxgmm.covariances.storage import Covariance, whiten_columns, whiten_few
-from jaxgmm.execution.programs import PlatformProgram
+from jaxgmm.execution.programs import PlatformProgram, points_at
 
 
 def log_normalizer(covariance: Covariance, n_features: int) -> Array:
@@ -93,7 +93,7 @@ def _over_rows(function: Callable[[Array], Array], x: Array, n_components: int) 
     return values.reshape(*x.shape[:-1], *values.shape[1:])
 
 
-@PlatformProgram
+@partial(PlatformProgram, layout=points_at(2), of_each_row=True)
 def component_log_prob(covariance: Covariance, means: Array, x: Array) -> Array:
     """log N(x | μ_k, Σ_k): (..., D) -> (..., K)."""
     return _over_rows(
@@ -101,7 +101,7 @@ def component_log_prob(covariance: Covariance, means: Array, x: Array) -> Array:
     )
 
 
-@PlatformProgram
+@partial(PlatformProgram, layout=points_at(3), of_each_row=True)
 def log_prob(log_weights: Array, covariance: Covariance, means: Array, x: Array) -> Array:
     """log Σ_k w_k N(x | μ_k, Σ_k): (..., D) -> (...)."""
 
@@ -113,7 +113,7 @@ def log_prob(log_weights: Array, covariance: Covariance, means: Array, x: Array)
     return _over_rows(log_prob_of, x, means.shape[0])
 
 
-@PlatformProgram
+@partial(PlatformProgram, layout=points_at(3), of_each_row=True)
 def log_responsibilities(
     log_weights: Array, covariance: Covariance, means: Array, x: Array
 ) -> Array:

@@ -24,7 +24,7 @@ from jaxgmm.arrays.reflections import factor_of_root
 from jaxgmm.arrays.validation import check_mixture, check_static
 from jaxgmm.covariances.storage import Full, factors, is_diagonal
 from jaxgmm.covariances.transformations import of_features
-from jaxgmm.execution.programs import PlatformProgram
+from jaxgmm.execution.programs import PlatformProgram, points_at
 from jaxgmm.mixtures.densities import far_density, log_shares, standardized
 from jaxgmm.mixtures.mixture import GaussianMixture
 
@@ -116,7 +116,7 @@ def regress(mixture: GaussianMixture, indices: Indices, values: ArrayLike) -> tu
         raise ValueError(
             f"values must be (..., {len(given)}), a number for each index, got shape {values.shape}"
         )
-    return _regress(mixture, given, values)
+    return _regress(mixture, values, given=given)
 
 
 def affine(mixture: GaussianMixture, matrix: ArrayLike, offset: ArrayLike) -> GaussianMixture:
@@ -252,9 +252,9 @@ def _condition(mixture: GaussianMixture, given: tuple[int, ...], values: Array) 
     return GaussianMixture(log_weights[:, 0], means[:, :, 0], covariance)
 
 
-@partial(PlatformProgram, static_argnames="given")
+@partial(PlatformProgram, static_argnames="given", layout=points_at(1), of_each_row=True)
 def _regress(
-    mixture: GaussianMixture, given: tuple[int, ...], values: Array
+    mixture: GaussianMixture, values: Array, given: tuple[int, ...]
 ) -> tuple[Array, Array]:
     known, across, covariance = _split(mixture, given)
     n_rest = mixture.n_features - len(given)

@@ -1,5 +1,7 @@
 """Distribution functions, quantiles and outlier scores: where a point stands in a mixture."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -17,6 +19,7 @@ from jaxgmm.arrays.validation import (
     check_probability,
 )
 from jaxgmm.covariances.storage import diagonal_of_factors
+from jaxgmm.execution.programs import PlatformProgram, points_at
 from jaxgmm.mixtures.mixture import GaussianMixture
 
 # Weights, means and standard deviations of components over one feature: (K,) each.
@@ -126,6 +129,12 @@ def outlier_score(
     mixture, x = as_query(mixture, x)
     levels = _levels_of_draws(key, mixture, n_samples)
     level = mixture.log_prob(x)
+    return _mass_above(levels, level)
+
+
+@partial(PlatformProgram, layout=points_at(1, n_axes=0), of_each_row=True)
+def _mass_above(levels: Array, level: Array) -> Array:
+    """The part of sorted levels that is above others (...)."""
     n_below = jnp.searchsorted(levels, level, side="right").astype(levels.dtype)
     return jnp.where(jnp.isnan(level), level, 1 - n_below / levels.size)
 

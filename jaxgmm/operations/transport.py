@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
+from jax import Array, lax
+
+from jaxgmm.arrays import shards
+from jaxgmm.arrays.numerics import varying_axes
 
 
 def assignment(costs: Array) -> Array:
@@ -18,6 +21,11 @@ def assignment(costs: Array) -> Array:
     Returns:
         (K,) int.
     """
+    axes = tuple(sorted(varying_axes(costs)))
+    if axes:
+        # The loops of the algorithm would have to say what varies over the devices of `shard_map`.
+        with shards.rows_over(axes):
+            return shards.own_of(lax.map(assignment, shards.gathered(costs[None])))
     most = float(jnp.finfo(costs.dtype).max) ** 0.5
     costs = jnp.where(costs < most, costs, most)
     # The algorithm mixes dtypes, which a caller may have forbidden.
@@ -54,7 +62,7 @@ def _differentiate_transport_cost(
 def _optimal(source: Array, target: Array, costs: Array) -> tuple[Array, Array, Array]:
     """The plan (K₁, K₂), and what another unit of weight costs: (K₁,), (K₂,)."""
     shapes = [jax.ShapeDtypeStruct(array.shape, costs.dtype) for array in (costs, source, target)]
-    given = jax.lax.stop_gradient((source, target, costs))
+    given = lax.stop_gradient((source, target, costs))
     return jax.pure_callback(_solve, shapes, *given, vmap_method="sequential")
 
 

@@ -10,12 +10,13 @@ import optax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm.arrays.numerics import in_own_unit, varying
+from jaxgmm.arrays import shards
+from jaxgmm.arrays.numerics import varying
 from jaxgmm.arrays.padding import with_padding
 from jaxgmm.arrays.validation import as_log_prior, check_count, check_fit_arguments, check_key
 from jaxgmm.covariances.storage import precision, precision_diagonal
 from jaxgmm.covariances.structures import Structure, structure_named
-from jaxgmm.execution.programs import PlatformProgram
+from jaxgmm.execution.programs import PlatformProgram, rows_from
 from jaxgmm.mixtures.densities import log_normalizer
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.solvers.convergence import Progress
@@ -27,7 +28,7 @@ from jaxgmm.solvers.settings import Limits, Settings, check_limits, check_reg_co
 from jaxgmm.solvers.tangent import Tangent, retraction, zero_tangent
 from jaxgmm.steps.problem import Problem, problem_of, ready_to_whiten
 from jaxgmm.steps.regularization import with_clouds
-from jaxgmm.steps.rows import Rows
+from jaxgmm.steps.rows import Rows, weights_in_own_unit
 from jaxgmm.steps.statistics import SufficientStatistics
 
 # Iterations between two looks at what is left to gain, at least.
@@ -130,7 +131,7 @@ def fit_gradient(
         >>> jg.fit_gradient(start, x).check().mixture.weights.round(2).tolist()
         [0.5, 0.5]
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
     structure = structure_named(covariance_type or mixture.covariance_type)
     settings = check_settings(max_iter, None, "implicit", history)
     key = None if key is None else check_key(key)
@@ -154,7 +155,11 @@ def _default_optimizer(of_all_rows: bool) -> optax.GradientTransformation:
     return optax.lbfgs() if of_all_rows else optax.adam(LEARNING_RATE)
 
 
-@partial(PlatformProgram, static_argnames=("optimizer", "batch_rows", "settings"))
+@partial(
+    PlatformProgram,
+    static_argnames=("optimizer", "batch_rows", "settings"),
+    layout=rows_from(1, 3),
+)
 def _fit_gradient(
     mixture: GaussianMixture,
     x: Array,
@@ -168,7 +173,7 @@ def _fit_gradient(
     batch_rows: int,
     settings: Settings,
 ) -> FitResult:
-    weights, unit = in_own_unit(weights)
+    weights, unit = weights_in_own_unit(weights)
     problem = problem_of(x, weights, reg_covar, mixture.n_components, structure, log_prior)
     fixed, begin = lax.stop_gradient((problem, problem.start_at(mixture)))
     end = _descend(fixed, begin, key, limits, optimizer, batch_rows, settings)
@@ -324,8 +329,13 @@ def _drawn(problem: Problem, present: Array, key: Array, n_rows: int) -> Problem
         n_rows: how many.
     """
     rows = problem.rows
-    places = jax.random.randint(key, (n_rows,), 0, jnp.sum(rows.weights > 0))
-    numbers = present[places]
+    n_present = jnp.sum(rows.weights > 0)
+    places = jax.random.randint(key, (n_rows,), 0, shards.total(n_present))
+    # Of those that all devices draw, each has the ones that are among its own.
+    places -= shards.before(n_present)
+    is_own = (places >= 0) & (places < n_present)
+    numbers = present[jnp.where(is_own, places, 0)]
+    weights = jnp.where(is_own, rows.weights[numbers], 0)
     log_prior = None if rows.log_prior is None else rows.log_prior[numbers]
-    drawn = Rows(rows.standardization, rows.x[numbers], rows.weights[numbers], log_prior)
-    return problem._replace(rows=drawn, extent=None, weight=jnp.sum(drawn.weights))
+    drawn = Rows(rows.standardization, rows.x[numbers], weights, log_prior)
+    return problem._replace(rows=drawn, extent=None, weight=drawn.total_weight())

@@ -16,7 +16,7 @@ from jaxgmm.arrays.placement import is_split
 from jaxgmm.arrays.validation import as_log_prior, check_fit_arguments
 from jaxgmm.covariances.structures import Structure, structure_named
 from jaxgmm.covariances.traced import AnyStructure
-from jaxgmm.execution.programs import Program, arguments_from
+from jaxgmm.execution.programs import Program, rows_from
 from jaxgmm.execution.tasks import one_by_one
 from jaxgmm.mixtures.mixture import GaussianMixture, is_finite
 from jaxgmm.solvers.acceleration import METHODS, Accelerator
@@ -135,7 +135,7 @@ def em(
 @partial(
     Program,
     static_argnames="settings",
-    of_rows=arguments_from(1, 3),
+    layout=rows_from(1, 3),
     pass_size=lambda mixture, x, *_, **__: products_in_pass(x, mixture.n_components),
 )
 def _em(

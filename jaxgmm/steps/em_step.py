@@ -22,7 +22,7 @@ from jaxgmm.arrays.validation import (
 )
 from jaxgmm.covariances.storage import is_isotropic
 from jaxgmm.covariances.structures import structure_named
-from jaxgmm.execution.programs import PlatformProgram, arguments_from
+from jaxgmm.execution.programs import PlatformProgram, rows_from
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.steps.accumulation import accumulate_soft
 from jaxgmm.steps.expectation import expected_statistics
@@ -213,7 +213,7 @@ def em_step(
     return new, statistics.log_likelihood
 
 
-@partial(PlatformProgram, static_argnames="full_second_moment", of_rows=arguments_from(1, 3))
+@partial(PlatformProgram, static_argnames="full_second_moment", layout=rows_from(1, 3))
 def _e_step(
     mixture: GaussianMixture,
     x: Array,
@@ -285,7 +285,7 @@ def in_units_of_data(
     )
 
 
-@partial(PlatformProgram, static_argnames="full_second_moment", of_rows=arguments_from(0, 2))
+@partial(PlatformProgram, static_argnames="full_second_moment", layout=rows_from(0, 2))
 def _accumulate(
     x: Array,
     responsibilities: Array,
