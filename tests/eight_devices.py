@@ -319,6 +319,7 @@ SPREAD = {
         lambda x: (one_model.log_prob(x), one_model.predict(x), jg.mahalanobis(one_model, x)),
         (x, ROWS),
     ),
+    "niw_prior": (lambda x: jg.niw_prior(one_model, x).posterior(x), (few, ROWS)),
     "outlier_score": (
         lambda x: jg.outlier_score(KEY, one_model, x, n_samples=100),
         (few, ROWS),

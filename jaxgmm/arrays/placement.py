@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxgmm.arrays.chunks import chunk_size
@@ -50,13 +51,12 @@ def spread_of(array: Any, axis: int = 0) -> tuple[tuple[str, ...], Any] | None:
     return (axes if isinstance(axes, tuple) else (axes,)), of.sharding.mesh
 
 
-def check_whole(name: str, array: Any, *axes: int) -> None:
-    """ValueError if an array is spread over devices along any of its axes."""
-    if is_split(array, *axes):
+def check_whole_rows(name: str, array: Any) -> None:
+    """ValueError if rows (..., N, D) are cut in parts that are on different devices."""
+    if is_split(array, np.ndim(array) - 1):
         raise ValueError(
-            f"{name} is split over devices, each of which would gather all of it; call e_step on "
-            "each one's own rows inside jax.shard_map, add the statistics by psum, and give the "
-            "sum to m_step"
+            f"{name} is split over devices along its last axis; put whole rows on each device, for "
+            f"instance by jax.device_put({name}, NamedSharding(mesh, PartitionSpec('rows')))"
         )
 
 
@@ -83,6 +83,7 @@ def check_points(name: str, array: Any, numbers_per_point: int) -> None:
     has_split_type = any(axis is not None for axis in jax.typeof(array).sharding.spec[first:])
     if has_split_type or chunk_size(n_points, numbers_per_point).on_cpu < n_points:
         raise ValueError(
-            f"{name} is split over devices, each of which would gather all of it; ask for each "
-            "one's own points inside jax.shard_map, and add what is a sum by psum"
+            f"{name} is split over devices along another axis than the first, and each of them "
+            "would gather all of it; spread it along its first axis, or ask for each device's own "
+            "points inside jax.shard_map"
         )

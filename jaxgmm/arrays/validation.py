@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
 from jaxgmm.arrays.host import is_concrete, is_small, unit_weights
-from jaxgmm.arrays.placement import check_points, check_whole, spread_of
+from jaxgmm.arrays.placement import check_points, check_whole_rows
 
 
 def as_query(mixture: Any, x: ArrayLike) -> tuple[Any, Array]:
@@ -52,26 +52,19 @@ def check_mixture(mixture: Any) -> None:
         )
 
 
-def check_data(
-    x: ArrayLike, weights: ArrayLike | None, *, spread: bool = False
-) -> tuple[Array, Array | None]:
+def check_data(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | None]:
     """Data and sample weights as arrays of one dtype.
 
     Args:
         x: (N, D).
         weights: (N,), or None.
-        spread: whether rows may be spread over the devices of a mesh.
 
     Raises:
         TypeError: not numeric.
         ValueError: wrong shapes; no rows; or, where values are known, NaN or infinity in a row
             whose weight isn't 0, weights that are negative, not finite or all zero.
     """
-    if spread and spread_of(x) is not None:
-        check_whole("x", x, 1)
-    else:
-        check_whole("x", x, 0, 1)
-        check_whole("weights", weights, 0)
+    check_whole_rows("x", x)
     x = as_float_array("x", x)
     if x.ndim != 2:
         hint = (
@@ -96,11 +89,6 @@ def check_data(
         if is_concrete(x) and (weights is None or is_concrete(weights)):
             _check_finite(x, weights)
     return x, weights
-
-
-def _check_as_whole_as(name: str, of_rows: Any, x: Array) -> None:
-    """ValueError if an array (N, ...) is spread over devices, and rows x (N, D) are not."""
-    check_whole(name, of_rows, *((0, 1) if spread_of(x) is None else (1,)))
 
 
 def _check_weight_values(weights: Array) -> None:
@@ -154,14 +142,11 @@ def _check_finite(x: Array, weights: Array | None) -> None:
 
 
 def check_fit_arguments(
-    mixture: Any, x: ArrayLike, weights: ArrayLike | None, *, spread: bool = False
+    mixture: Any, x: ArrayLike, weights: ArrayLike | None
 ) -> tuple[Any, Array, Array]:
-    """Mixture, data and weights that fit together, in one dtype; without weights, ones.
-
-    Args, see `check_data`.
-    """
+    """Mixture, data and weights that fit together, in one dtype; without weights, ones."""
     check_mixture(mixture)
-    x, weights = check_data(x, weights, spread=spread)
+    x, weights = check_data(x, weights)
     if x.shape[1] != mixture.n_features:
         raise ValueError(
             f"x must be (N, {mixture.n_features}) for a mixture of {mixture.n_features} features, "
@@ -184,7 +169,7 @@ def as_responsibilities(
         TypeError: not numeric.
         ValueError: of another shape; where values are known, negative or not finite.
     """
-    _check_as_whole_as("responsibilities", responsibilities, x)
+    check_whole_rows("responsibilities", responsibilities)
     array = as_float_array("responsibilities", responsibilities)
     expected = (x.shape[0], "K" if n_components is None else n_components)
     good = array.ndim == 2 and array.shape[0] == x.shape[0] and array.shape[1] > 0
@@ -319,7 +304,7 @@ def as_log_prior(
     """
     if log_prior is None:
         return None
-    _check_as_whole_as("log_prior", log_prior, x)
+    check_whole_rows("log_prior", log_prior)
     array = as_float_array("log_prior", log_prior).astype(x.dtype)
     if array.shape != (x.shape[0], n_components):
         raise ValueError(f"log_prior must be {(x.shape[0], n_components)}, got {array.shape}")

@@ -20,7 +20,7 @@ from jaxgmm.arrays.host import (
     unit_weights,
 )
 from jaxgmm.arrays.padding import padded_rows, with_rows
-from jaxgmm.arrays.placement import check_whole
+from jaxgmm.arrays.placement import check_whole_rows
 from jaxgmm.arrays.validation import check_choice, check_count, check_key, check_n_components
 from jaxgmm.covariances.storage import scale_shape
 from jaxgmm.covariances.structures import Structure, structure_named
@@ -63,7 +63,9 @@ def fit_batch(
             `jax.vmap`, as those of "rbg" do, lead to other starts than in single fits.
         x: (B, N, D); or (N, D), the same data for all, with B different weights (bootstrap,
             folds), which are not copied; or a sequence of B arrays (N_b, D), which are packed into
-            arrays of a few sizes. NaN and infinity lead to `Status.NON_FINITE`.
+            arrays of a few sizes. NaN and infinity lead to `Status.NON_FINITE`. Models, rows or
+            both may be spread over the devices of a mesh: models stay where they are, each device
+            fits its own, and results are spread as they are; of rows see `em`.
         n_components: K, at most N.
         covariance_type: see `fit`.
         weights: (B, N) sample weights, or (N,) for all models; for a sequence of arrays a sequence
@@ -166,7 +168,7 @@ def check_batch(x: Any, weights: Any) -> tuple[Array, Array]:
     Raises:
         TypeError, ValueError: see `fit_batch`.
     """
-    check_whole("x", x, np.ndim(x) - 1)
+    check_whole_rows("x", x)
     x = as_float_array("x", x)
     if weights is not None:
         weights = as_float_array("weights", weights)
@@ -195,7 +197,7 @@ def _check_prior(log_prior: Any, x: Array, n_models: int, n_components: int) -> 
     Raises:
         ValueError: of another shape.
     """
-    check_whole("log_prior", log_prior, np.ndim(log_prior) - 1)
+    check_whole_rows("log_prior", log_prior)
     array = as_float_array("log_prior", log_prior).astype(x.dtype)
     of_all = (x.shape[-2], n_components)
     if array.shape not in (of_all, (n_models, *of_all)):

@@ -38,7 +38,7 @@ def log_likelihood(
         TypeError: x is not numeric.
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
     log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     return _log_likelihood(mixture, x, weights, log_prior)
 
@@ -125,7 +125,7 @@ def criterion_values(
 ) -> dict[str, Array]:
     """All criteria by name, from two passes over the data."""
     parameters = float(n_parameters(mixture, covariance_type))
-    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
     total, certain, log_n_rows = _totals(mixture, x, weights)
     return criteria_of(total, certain, parameters, log_n_rows)
 

@@ -94,14 +94,14 @@ def fit(
         [0.5, 0.5]
     """
     key = check_key(key)
-    x, weights = check_data(x, weights, spread=True)
+    x, weights = check_data(x, weights)
     n_components = check_n_components(n_components, x.shape[0])
     n_init = check_count("n_init", n_init, 1)
     given = responsibilities = None
     if isinstance(init, GaussianMixture):
         if init.n_components != n_components:
             raise ValueError(f"init has {init.n_components} components, not {n_components}")
-        given, x, weights = check_fit_arguments(init, x, weights, spread=True)
+        given, x, weights = check_fit_arguments(init, x, weights)
         init, n_init = "given", 1
     elif isinstance(init, str):
         check_choice("init", init, STARTS)

@@ -68,7 +68,7 @@ def select(
 
     Args:
         key: a JAX PRNG key; each number of components has its own, which all types share.
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         n_components: numbers of components to try, for example `range(1, 10)`.
         covariance_type: names to try, see `fit`; the first six by default.
         criterion: "bic", "aic" or "icl", of which lower is better; or "cv": log-likelihood per
@@ -106,7 +106,7 @@ def select(
     """
     check_known("select", (key, x, weights, tol, reg_covar, _anything()), "; fit can be traced")
     key = check_key(key)
-    x, weights = check_data(x, weights, spread=True)
+    x, weights = check_data(x, weights)
     candidates = _checked_sweep(n_components, covariance_type, x.shape[0])
     of_rows = np.ones(x.shape[0]) if weights is None else np.asarray(weights)
     n_folds = _checked_folds(criterion, n_folds, one_standard_error, of_rows)
@@ -157,7 +157,8 @@ def select_batch(
 
     Args:
         key: a JAX PRNG key; data set b uses `jax.random.fold_in(key, b)`.
-        x: (B, N, D). NaN and infinity lead to `Status.NON_FINITE`.
+        x: (B, N, D), which may be spread over devices, see `fit_batch`. NaN and infinity lead to
+            `Status.NON_FINITE`.
         n_components: see `select`.
         covariance_type: likewise.
         criterion: likewise.

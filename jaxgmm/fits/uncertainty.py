@@ -58,7 +58,7 @@ def observed_information(
 
     Args:
         mixture: K components, all with weight.
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         weights: (N,) sample weights.
         covariance_type: as which it was estimated; by default what the storage says.
 
@@ -71,7 +71,7 @@ def observed_information(
         TypeError: x is not numeric.
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
     return _observed_information(mixture, x, weights, structure_of(mixture, covariance_type))
 
 
@@ -113,7 +113,7 @@ def standard_errors(
 
     Args:
         mixture: a fit of x without much regularization.
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         weights: (N,) sample weights, which are counts: an integer weight is a repeated row.
         kind: "sandwich", which holds for data that are no mixture of Gaussians, too, or
             "information", the inverse of `observed_information`.
@@ -140,7 +140,7 @@ def standard_errors(
     Source: Huber 1967, White 1982.
     """
     check_choice("kind", kind, ("sandwich", "information"))
-    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
     structure = structure_of(mixture, covariance_type)
     errors = _standard_errors(mixture, x, weights, structure, kind=kind)
     if is_concrete(errors.means) and bool(jnp.any(jnp.isnan(errors.means))):

@@ -6,18 +6,21 @@ a linear model of the dynamics.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgmm.arrays import shards
 from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
 from jaxgmm.arrays.host import is_concrete, unit_weights
 from jaxgmm.arrays.matrices import cholesky
 from jaxgmm.arrays.numerics import einsum
 from jaxgmm.arrays.validation import check_data, check_mixture, check_number
 from jaxgmm.covariances.storage import Full, average
+from jaxgmm.execution.programs import PlatformProgram, rows_from
 from jaxgmm.mixtures.mixture import GaussianMixture
 from jaxgmm.operations.algebra import Indices, linear_parts
 
@@ -58,13 +61,9 @@ class NIWPrior:
         prior, x, weights = in_common_dtype(
             self, x, unit_weights(x) if weights is None else weights
         )
-        x = jnp.where(weights[:, None] != 0, x, 0)
-        count = jnp.sum(weights)
-        total = prior.mean_precision + count
         # About the prior's mean, so that nothing cancels far from zero.
-        apart = jnp.where(weights[:, None] != 0, x - prior.mean[None], 0)
-        first = einsum("n,ni->i", weights, apart)
-        second = einsum("ni,nj->ij", weights[:, None] * apart, apart)
+        count, first, second = _moments_about(prior.mean, x, weights)
+        total = prior.mean_precision + count
         return NIWPrior(
             mean=prior.mean + first / total,
             scale=prior.scale + second - first[:, None] * first[None] / total,
@@ -80,6 +79,15 @@ class NIWPrior:
         """The Gaussian with the expected mean and covariance, as a mixture of one component."""
         factor = cholesky(self.expected_covariance()[None])
         return GaussianMixture(jnp.zeros_like(self.mean[:1]), self.mean[None], Full(factor))
+
+
+@partial(PlatformProgram, layout=rows_from(1, 2))
+def _moments_about(origin: Array, x: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Σ w, Σ w z and Σ w z zᵀ of rows z = x - origin: (), (D,), (D, D)."""
+    z = jnp.where(weights[:, None] != 0, x - origin[None], 0)
+    first = einsum("n,ni->i", weights, z)
+    second = einsum("ni,nj->ij", weights[:, None] * z, z)
+    return shards.total((jnp.sum(weights), first, second))
 
 
 def niw_prior(mixture: GaussianMixture, x: ArrayLike, *, strength: ArrayLike = 1.0) -> NIWPrior:

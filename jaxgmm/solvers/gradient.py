@@ -102,7 +102,7 @@ def fit_gradient(
 
     Args:
         mixture: the start, K components.
-        x: (N, D).
+        x: (N, D), whose rows may be spread over devices, see `em`.
         optimizer: any of optax; by default L-BFGS with a line search, or Adam with a rate of 0.02
             where rows are drawn. Static: what is compiled for one object isn't for another.
         weights: (N,) sample weights; 0 removes a row, which may then hold anything.
@@ -131,7 +131,7 @@ def fit_gradient(
         >>> jg.fit_gradient(start, x).check().mixture.weights.round(2).tolist()
         [0.5, 0.5]
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
     structure = structure_named(covariance_type or mixture.covariance_type)
     settings = check_settings(max_iter, None, "implicit", history)
     key = None if key is None else check_key(key)

@@ -119,7 +119,7 @@ def em(
         >>> jg.em(start, x).check().mixture.means.round(3).tolist()
         [[1.0], [10.0]]
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
     structure = structure_named(covariance_type or mixture.covariance_type)
     settings = check_settings(max_iter, accelerate, adjoint, history, polish)
     log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)

@@ -68,7 +68,7 @@ def e_step(
         TypeError: x is not numeric.
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
-    mixture, x, weights = check_fit_arguments(mixture, x, weights, spread=True)
+    mixture, x, weights = check_fit_arguments(mixture, x, weights)
     structure = structure_named(covariance_type or mixture.covariance_type)
     log_prior = as_log_prior(log_prior, x, mixture.n_components, weights)
     variances = check_regularization(regularization, x)
@@ -102,7 +102,7 @@ def accumulate(
         ValueError: shapes don't agree; where values are known, NaN or infinity in x.
     """
     structure = structure_named(covariance_type)
-    x, weights = check_data(x, weights, spread=True)
+    x, weights = check_data(x, weights)
     responsibilities = as_responsibilities(responsibilities, x, weights=weights).astype(x.dtype)
     weights = unit_weights(x) if weights is None else weights
     shape = (responsibilities.shape[1], x.shape[1])
