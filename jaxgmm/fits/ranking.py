@@ -1,12 +1,15 @@
 """The table of a sweep, and its winner."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from jaxgmm.arrays.printing import html_table, text_table
 from jaxgmm.execution.tasks import at
 from jaxgmm.fits.criteria import criteria_of, free_parameters
 from jaxgmm.fits.sweeps import Candidate, Fits
+from jaxgmm.mixtures.mixture import sizes_in_words
 from jaxgmm.solvers.results import FitResult, Status
 
 # The criteria; the winner has the lowest value, times this sign.
@@ -28,7 +31,11 @@ ROW = np.dtype(
 ROW_WITH_FOLDS = np.dtype([*ROW.descr, ("cv", np.float64), ("cv_standard_error", np.float64)])
 
 
-@dataclass(frozen=True, eq=False)
+# Rows of a table that are printed, at most.
+MOST_ROWS = 60
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Selection:
     """The outcome of a sweep.
 
@@ -48,9 +55,63 @@ class Selection:
     criterion: str
     at_edge: bool
 
+    def __repr__(self) -> str:
+        """The winner, and the table with a mark on it; of a long one the best rows alone."""
+        cells, winner = self._cells()
+        marks = ["", *("*" if number == winner else "" for number in range(len(cells) - 1))]
+        lines = text_table([[*row, mark] for row, mark in zip(cells, marks, strict=True)])
+        return "\n".join([self._in_words(), *lines])
+
+    def _repr_html_(self) -> str:
+        """`repr` for notebooks."""
+        cells, winner = self._cells()
+        return html_table(self._in_words(), cells, winner)
+
     def ranked(self) -> np.ndarray:
         """The table with the best row first; unhealthy fits stand behind healthy ones."""
         return self.table[ranking(self.table, self.criterion)]
+
+    def to_pandas(self) -> Any:
+        """The table as a `pandas.DataFrame`, in the order of the sweep, with statuses by name.
+
+        Raises:
+            ImportError: pandas isn't there.
+        """
+        import pandas
+
+        frame = pandas.DataFrame.from_records(self.table)
+        return frame.assign(status=[str(Status(value)) for value in self.table["status"]])
+
+    def _in_words(self) -> str:
+        best = self.table[self._winner()]
+        sizes = sizes_in_words(self.best.mixture)
+        edge = ", at the edge of the sweep" if self.at_edge else ""
+        name = self.criterion
+        return f"Selection(best of {len(self.table)} by {name}: {sizes}, {best[name]:.7g}{edge})"
+
+    def _winner(self) -> int:
+        """The number of the winner's row: of all with as many components the one that is meant."""
+        apart = np.abs(self.table["log_likelihood"] - float(self.best.log_likelihood))
+        own_size = self.table["n_components"] == self.best.mixture.n_components
+        return int(np.argmin(np.where(own_size & ~np.isnan(apart), apart, np.inf)))
+
+    def _cells(self) -> tuple[list[list[str]], int]:
+        """A header and rows, and the winner's number among them."""
+        numbers = np.arange(len(self.table))
+        if len(numbers) > MOST_ROWS:
+            numbers = ranking(self.table, self.criterion)[:MOST_ROWS]
+        names = ["n_components", "covariance_type", "log_likelihood", "n_parameters"]
+        names += [self.criterion, *(["cv_standard_error"] * (self.criterion == "cv"))]
+        names += ["n_iter", "status"]
+
+        def cell(row: np.void, name: str) -> str:
+            if name == "status":
+                return str(Status(row[name]))
+            return f"{row[name]:.7g}" if self.table.dtype[name].kind == "f" else str(row[name])
+
+        rows = [[cell(self.table[number], name) for name in names] for number in numbers]
+        found = np.flatnonzero(numbers == self._winner())
+        return [names, *rows], int(found[0]) if found.size else -1
 
 
 def ranking(table: np.ndarray, criterion: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import operator
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any, TypeVar
 
 import jax
@@ -14,12 +15,16 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import einsum
+from jaxgmm.arrays.printing import html_table, some_numbers, text_table
 from jaxgmm.arrays.validation import as_query, check_count, check_flag, check_key, check_mixture
-from jaxgmm.covariances.storage import Covariance, average, precision
+from jaxgmm.covariances.storage import Covariance, average, precision, variances
 from jaxgmm.covariances.structures import Structure, covariance_type_of, structure_named
 from jaxgmm.mixtures import densities, sampling
 
 T = TypeVar("T")
+
+# Components and features of a mixture that are printed, at most.
+SHOWN_COMPONENTS, SHOWN = 10, 5
 
 
 @jax.tree_util.register_dataclass
@@ -99,8 +104,16 @@ class GaussianMixture:
         return cls(jnp.log(weights), means, covariance)
 
     def __repr__(self) -> str:
-        """Kind and sizes: the arrays would fill pages."""
-        return f"GaussianMixture({_in_words(self)})"
+        """Kind and sizes, and where they are known a line for each of the first components."""
+        head = f"GaussianMixture({_in_words(self)})"
+        cells = _table_of(self)
+        return "\n".join([head, *text_table(cells)]) if cells else head
+
+    def _repr_html_(self) -> str:
+        """`repr` for notebooks."""
+        head = f"GaussianMixture({_in_words(self)})"
+        cells = _table_of(self)
+        return html_table(head, cells) if cells else f"<p>{escape(head)}</p>"
 
     def __getitem__(self, index: int) -> "GaussianMixture":
         """One mixture of a batch."""
@@ -248,19 +261,51 @@ def is_finite(mixture: GaussianMixture) -> Array:
 
 def _in_words(mixture: GaussianMixture) -> str:
     """Kind and sizes of a mixture, or of a batch of them; in a tree of other things, these."""
-    leaves = jax.tree.leaves(mixture)
-    if not all(hasattr(leaf, "dtype") for leaf in leaves) or mixture.means.ndim < 2:
+    sizes = sizes_in_words(mixture)
+    if sizes is None:
         fields = ("log_weights", "means", "covariance")
         return ", ".join(f"{name}={getattr(mixture, name)!r}" for name in fields)
     batch_shape = mixture.means.shape[:-2]
+    batch = f"batch of {'×'.join(map(str, batch_shape))}, " if batch_shape else ""
+    return f"{batch}{sizes}, {mixture.means.dtype}"
+
+
+def sizes_in_words(mixture: GaussianMixture) -> str | None:
+    """Such as "3 full components of 4 features"; None for a tree of other things than arrays."""
+    leaves = jax.tree.leaves(mixture)
+    if not all(hasattr(leaf, "dtype") for leaf in leaves) or mixture.means.ndim < 2:
+        return None
+    n_axes = mixture.means.ndim - 2
 
     def of_one(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape[len(batch_shape) :], leaf.dtype)
+        return jax.ShapeDtypeStruct(leaf.shape[n_axes:], leaf.dtype)
 
     kind = covariance_type_of(jax.tree.map(of_one, mixture.covariance), mixture.n_components)
-    batch = f"batch of {'×'.join(map(str, batch_shape))}, " if batch_shape else ""
-    sizes = f"{mixture.n_components} components, {mixture.n_features} features"
-    return f"{batch}{kind}, {sizes}, {mixture.means.dtype}"
+    components = "component" if mixture.n_components == 1 else "components"
+    features = "feature" if mixture.n_features == 1 else "features"
+    return f"{mixture.n_components} {kind} {components} of {mixture.n_features} {features}"
+
+
+def _table_of(mixture: GaussianMixture) -> list[list[str]]:
+    """A header, and a row for each of the first components of one mixture whose values are known.
+
+    Empty for what isn't one.
+    """
+    leaves = jax.tree.leaves(mixture)
+    known = all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves)
+    if not known or not is_concrete(*leaves) or mixture.means.ndim != 2:
+        return []
+    with jax.ensure_compile_time_eval():
+        squares = variances(mixture.covariance, mixture.n_features)
+        numbers = jax.device_get((mixture.weights, mixture.means, squares))
+    weights, means, squares = (np.asarray(of, np.float64) for of in numbers)
+    deviations = np.broadcast_to(np.sqrt(squares), means.shape)
+    rows = [
+        [str(k), f"{weights[k]:.4g}", *(some_numbers(of[k], SHOWN) for of in (means, deviations))]
+        for k in range(min(SHOWN_COMPONENTS, len(means)))
+    ]
+    rest = [["…"] * 4] * (len(means) > SHOWN_COMPONENTS)
+    return [["", "weight", "mean", "standard deviation"], *rows, *rest]
 
 
 def pick(batch: T, batch_shape: tuple[int, ...], index: int) -> T:

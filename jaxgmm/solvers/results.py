@@ -12,7 +12,7 @@ from jax import Array
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.validation import check_known
 from jaxgmm.covariances.storage import is_diagonal, is_isotropic
-from jaxgmm.mixtures.mixture import GaussianMixture, pick
+from jaxgmm.mixtures.mixture import GaussianMixture, pick, sizes_in_words
 from jaxgmm.solvers.convergence import CONFIRMATIONS
 
 
@@ -23,6 +23,9 @@ class Status(IntEnum):
     MAX_ITER = 1
     NON_FINITE = 2
     DEGENERATE = 3
+
+    def __str__(self) -> str:
+        return self.name
 
 
 FEWER = (
@@ -89,17 +92,18 @@ class FitResult:
 
     def __repr__(self) -> str:
         """The status in words, or those of a batch with their numbers, and what was fitted."""
-        status = self.status
-        if not isinstance(status, (jax.Array, np.ndarray, np.generic)):
-            how = f"status={status!r}"
-        elif not is_concrete(status, self.n_iter, self.log_likelihood):
-            how = "traced"
+        status, what = self.status, sizes_in_words(self.mixture)
+        if what is None or not isinstance(status, (jax.Array, np.ndarray, np.generic)):
+            return f"FitResult(status={status!r}, mixture={self.mixture!r})"
+        if not is_concrete(status, self.n_iter, self.log_likelihood):
+            how = f"traced, status {status.shape}"
         elif status.ndim:
             how = f"{status.size} fits: {_counted(np.ravel(status))}"
         else:
             log_likelihood = f"log-likelihood {float(self.log_likelihood):.7g}"
-            how = f"{Status(int(status)).name} after {self.n_iter} iterations, {log_likelihood}"
-        return f"FitResult({how},\n  mixture={self.mixture!r})"
+            after = "1 iteration" if self.n_iter == 1 else f"{self.n_iter} iterations"
+            how = f"{Status(int(status)).name} after {after}, {log_likelihood}"
+        return f"FitResult({how}, {what})"
 
     def __getitem__(self, index: int) -> Self:
         """One fit of a batch."""

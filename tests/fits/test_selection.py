@@ -440,3 +440,26 @@ def test_rows_without_weight_are_in_no_fold(key):
     with pytest.raises(ValueError, match="n_folds=80 needs as many rows with weight, x has 60"):
         few = array(np.arange(N) % 3 != 0)
         jg.select(key, array(blobs()), 1, "spherical", weights=few, criterion="cv", n_folds=80)
+
+
+@pytest.mark.once
+def test_a_sweep_is_printed_with_its_winner_marked():
+    table = np.zeros(80, ROW)
+    table["n_components"] = 1 + np.arange(80) // 2
+    table["covariance_type"] = ["full", "<diag>"] * 40
+    table["log_likelihood"] = np.linspace(-200, -120, 80)
+    table["bic"] = 500 - np.arange(80) + 3 * np.maximum(np.arange(80) - 6, 0)
+    table["status"][3] = jg.Status.DEGENERATE
+    mixture = jg.GaussianMixture.create([0.25] * 4, [[0.0]] * 4, [1.0] * 4, "spherical")
+    best = jg.FitResult(mixture, *np.float64([table["log_likelihood"][6], 0, 0, 0, 0, 0]), None)
+    short, long = (jg.Selection(best, of, "bic", False) for of in (table[:10], table))
+    lines = repr(short).splitlines()
+    assert lines[0] == "Selection(best of 10 by bic: 4 spherical components of 1 feature, 494)"
+    assert [line.endswith("*") for line in lines[2:]] == [i == 6 for i in range(10)]
+    assert "DEGENERATE" in lines[5] and "CONVERGED" in lines[8]
+    assert len(repr(long).splitlines()) == 62 and repr(long).count("*") == 1
+    html = short._repr_html_()
+    assert html.count("bold") == 1 and "&lt;diag&gt;" in html and "<diag>" not in html
+    frame = short.to_pandas()
+    assert list(frame["status"][[3, 6]]) == ["DEGENERATE", "CONVERGED"]
+    assert list(frame.columns) == list(ROW.names) and len(frame) == 10

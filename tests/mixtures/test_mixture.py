@@ -372,3 +372,28 @@ def test_no_points_have_no_densities():
     assert mixture.predict(nothing).shape == (0,)
     assert mixture.responsibilities(nothing).shape == (0, mixture.n_components)
     assert jg.regress(mixture, [0], array(np.zeros((0, 1))))[0].shape == (0, 1)
+
+
+def test_a_mixture_is_printed_as_a_table():
+    """Of the first components and features, with standard deviations; shared ones for each."""
+    mixture = jg.GaussianMixture.create([0.25, 0.75], [[1, 2], [3, 4]], [[4, 0], [0, 9]], "tied")
+    head, header, *rows = repr(mixture).splitlines()
+    assert head.startswith("GaussianMixture(2 tied components of 2 features, float")
+    assert header.split() == ["weight", "mean", "standard", "deviation"]
+    assert [row.split() for row in rows] == [
+        ["0", "0.25", "1,", "2", "2,", "3"],
+        ["1", "0.75", "3,", "4", "2,", "3"],
+    ]
+    large = jg.GaussianMixture.create([1 / 40] * 40, [[0.0] * 30] * 40, [1.0] * 40, "spherical")
+    assert len(repr(large).splitlines()) < 15 and max(map(len, repr(large).splitlines())) < 100
+    assert "<td>0.25</td>" in mixture._repr_html_()
+
+
+def test_what_is_no_mixture_of_known_values_is_printed_without_a_table(mixture):
+    shapes = jax.eval_shape(lambda: mixture)
+    seen = []
+    jax.jit(lambda one: seen.append((repr(one), one._repr_html_())) or one.means)(mixture)
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), mixture)
+    for text in (repr(shapes), repr(batch), seen[0][0]):
+        assert "\n" not in text and "components of" in text
+    assert seen[0][1].startswith("<p>GaussianMixture(") and "<table>" not in seen[0][1]
