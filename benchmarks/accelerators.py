@@ -171,7 +171,7 @@ def compiled(program: Program, target: str, description: str | None) -> dict:
         return row
     row |= {
         "launches": account.launches,
-        "host_decisions": sum(map(left_to_the_host, thunks)) if thunks else account.decisions,
+        "host_decisions": decisions_of(thunks) if target in GPUS else account.decisions,
         "bytes": account.bytes,
         "messages": dict(account.collectives),
         "custom_calls": dict(account.custom_calls),
@@ -182,6 +182,11 @@ def compiled(program: Program, target: str, description: str | None) -> dict:
         row["reads_of_the_data"] = account.bytes / (4 * rows.size / program.devices)
         row["milliseconds_at_roofline"] = 1e3 * roofline(program, target)
     return row
+
+
+def decisions_of(thunks: list[str]) -> int | None:
+    """The decisions of the host in a program for a GPU; None where XLA has not listed it."""
+    return sum(map(left_to_the_host, thunks)) if thunks else None
 
 
 def roofline(program: Program, target: str) -> float | None:

@@ -118,8 +118,8 @@ def refusal(function, *arguments):
 def gap(actual, expected):
     """In units of each result's size."""
     pairs = zip(*map(jax.tree.leaves, jax.device_get((actual, expected))), strict=True)
-    return max(
-        float(np.max(np.abs(a - b)) / max(1, np.max(np.abs(b)))) for a, b in pairs if np.size(a)
+    return float(
+        np.max([np.max(np.abs(a - b)) / max(1, np.max(np.abs(b))) for a, b in pairs if np.size(a)])
     )
 
 
@@ -240,6 +240,46 @@ def slope_of(function):
     return jax.grad(number, (0, 1))
 
 
+def afterwards():
+    """What goes wrong with results on an explicit mesh, by name."""
+    (rows,) = spread([few], meshes["explicit"])
+    fitted = jg.fit(KEY, rows, 2, max_iter=5).mixture
+    batch = jg.fit_batch(KEY, put(some_models, ALONG_MODELS, both["explicit"]), 2, max_iter=2)
+    calls = {
+        "marginal": lambda: jg.marginal(fitted, [0]),
+        "condition": lambda: jg.condition(fitted, [0], [1.0]),
+        "affine": lambda: jg.affine(fitted, 2 * jnp.eye(2, dtype=x.dtype), jnp.ones(2, x.dtype)),
+        "match": lambda: jg.match(fitted, fitted),
+        "kl_divergence": lambda: jg.kl_divergence(fitted, fitted),
+        "product": lambda: jg.product(fitted, fitted),
+        "reduce": lambda: jg.reduce(fitted, 1),
+        "overlap": lambda: jg.overlap(fitted),
+        "sample": lambda: fitted.sample(KEY, 10),
+        "printed": lambda: (repr(batch), repr(fitted)),
+        "picked": lambda: jg.em(batch[5].mixture, some_models[5], max_iter=2),
+        "start": lambda: jg.fit(KEY, few, 2, init=fitted, max_iter=2),
+    }
+    wrong = {name: refusal(call) for name, call in calls.items()}
+    found = {name: text for name, text in wrong.items() if text}
+    if "FitError" not in refusal(batch.check):
+        found["check"] = refusal(batch.check)
+    return found
+
+
+def bad_data():
+    """What is said of it, on an explicit mesh; of more numbers than are looked at on the host."""
+    where = meshes["explicit"]
+    arrays = {
+        "x": (x.at[-7, 1].set(jnp.nan), weights, told),
+        "weights": (x, weights.at[-9].set(-1), told),
+        "log_prior": (x, weights, told.at[-11].set(-jnp.inf)),
+    }
+    return [
+        refusal(lambda x, w, p: jg.em(start, x, weights=w, log_prior=p), *spread(bad, where))
+        for bad in arrays.values()
+    ]
+
+
 def derivative_in_a_mesh():
     """Of known rows, which JAX wants the mesh for."""
     arrays = spread((few, few_weights), meshes["explicit"])
@@ -320,6 +360,16 @@ SPREAD = {
         (x, ROWS),
     ),
     "niw_prior": (lambda x: jg.niw_prior(one_model, x).posterior(x), (few, ROWS)),
+    "rows and models along one axis": (
+        lambda x, w: jg.fit_batch(KEY, x, 2, weights=w, **SHORT),
+        (some_models[0], ALONG_MODELS),
+        (of_rows, ALONG_MODELS),
+    ),
+    "weights along another axis": (
+        lambda x, w: jg.e_step(one_model, x, w),
+        (some, ROWS),
+        (weights[-len(some) :], ALONG_MODELS),
+    ),
     "outlier_score": (
         lambda x: jg.outlier_score(KEY, one_model, x, n_samples=100),
         (few, ROWS),
@@ -394,6 +444,17 @@ report = {
         jax.jit(slope_of(DIFFERENTIATED["em"])), *spread((few, few_weights), meshes["explicit"])
     ),
     "derivative in a mesh": derivative_in_a_mesh(),
+    "derivative, two forms": gap(
+        *(
+            jax.jit(slope_of(DIFFERENTIATED["em"]))(*arrays)
+            for arrays in (
+                spread((some, weights[-len(some) :]), meshes["explicit"]),
+                (some, weights[-len(some) :]),
+            )
+        )
+    ),
+    "afterwards": afterwards(),
+    "bad data": bad_data(),
 }
 
 split_points = jax.device_put(few, NamedSharding(auto, ROWS))

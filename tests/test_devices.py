@@ -40,6 +40,19 @@ def test_models_and_rows_are_spread_along_axes_of_a_mesh(report):
     assert {name: gap for name, gap in gaps.items() if not gap < 30 * CLOSE} == {}
 
 
+def test_results_on_a_mesh_go_wherever_others_do(report):
+    assert report["afterwards"] == {}
+
+
+def test_bad_data_on_a_mesh_are_named(report):
+    of_x, of_weights, of_prior = report["bad data"]
+    assert of_x.startswith("ValueError: x holds nan at row 159993, column 1")
+    assert (
+        of_weights.startswith("ValueError: weights must be finite") and "row 159991" in of_weights
+    )
+    assert of_prior.startswith("ValueError: log_prior must leave") and "row 159989" in of_prior
+
+
 def test_models_that_are_spread_send_nothing(report):
     """Each device fits its own; where rows are spread, too, it sends statistics alone."""
     assert report["models send"] == []
@@ -61,6 +74,7 @@ def test_derivatives_of_spread_rows_are_those_of_one_device(report):
     """With respect to rows and weights, whatever the adjoint; and nothing gathers rows."""
     assert {name: gap for name, gap in report["derivatives"].items() if not gap < 30 * CLOSE} == {}
     assert report["derivative in a mesh"] < 30 * CLOSE
+    assert report["derivative, two forms"] < 100 * CLOSE
     assert report["derivatives send"] == ["all-reduce"]
 
 

@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jaxgmm.arrays.budgets import budget, by_platform
 from jaxgmm.arrays.numerics import align, at_least, at_most, einsum, varying
-from jaxgmm.kernels.factors import MOST_ROWS, cholesky_factors, inverses_of_lower
+from jaxgmm.kernels.factors import MOST_FEATURES, cholesky_factors, inverses_of_lower
 from jaxgmm.kernels.launching import runs_with
 
 # Matrices of at most so many rows are factorized number by number. That is compiled faster than a
@@ -36,8 +36,8 @@ def cholesky(matrix: Array) -> Array:
 
 def _kernels_for(matrix: Array) -> str | None:
     """How a kernel is run for matrices (..., D, D), see `kernels.launching`; None without one."""
-    how = budget().kernels if TINY < matrix.shape[-1] <= MOST_ROWS else None
-    return how if runs_with(matrix, how) else None
+    how = budget().kernels if TINY < matrix.shape[-1] <= MOST_FEATURES else None
+    return how if runs_with(how, matrix) else None
 
 
 @partial(jax.jit, static_argnames="how")

@@ -4,8 +4,7 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxgmm.arrays.chunks import chunk_size
 
@@ -51,9 +50,28 @@ def spread_of(array: Any, axis: int = 0) -> tuple[tuple[str, ...], Any] | None:
     return (axes if isinstance(axes, tuple) else (axes,)), of.sharding.mesh
 
 
+def at_index(array: Any, index: Any) -> Any:
+    """Element `index` of an array's first axis, which explicit axes of a mesh may spread."""
+    spec = jax.typeof(array).sharding.spec if isinstance(array, jax.Array) else ()
+    if not spec or spec[0] is None:
+        return array[index]
+    sharding = NamedSharding(jax.typeof(array).sharding.mesh, PartitionSpec(*spec[1:]))
+    return array.at[index].get(out_sharding=sharding)
+
+
+def beside(x: Any, of_rows: Any) -> Any:
+    """An array (N, ...) where the rows of x are, if these are spread and known."""
+    known = not isinstance(x, jax.core.Tracer) and not isinstance(of_rows, jax.core.Tracer)
+    spread = spread_of(x) if known and isinstance(of_rows, jax.Array) else None
+    if spread is None:
+        return of_rows
+    axes, mesh = spread
+    return jax.device_put(of_rows, NamedSharding(mesh, PartitionSpec(axes)))
+
+
 def check_whole_rows(name: str, array: Any) -> None:
     """ValueError if rows (..., N, D) are cut in parts that are on different devices."""
-    if is_split(array, np.ndim(array) - 1):
+    if isinstance(array, jax.Array) and array.ndim > 1 and is_split(array, array.ndim - 1):
         raise ValueError(
             f"{name} is split over devices along its last axis; put whole rows on each device, for "
             f"instance by jax.device_put({name}, NamedSharding(mesh, PartitionSpec('rows')))"

@@ -78,7 +78,8 @@ def _reflect(rows: Array, first: Array | int) -> tuple[Array, Array]:
         rows = rows - along[..., None] * v[..., None, :]
         return rows, lax.dynamic_update_index_in_dim(reflections, v, number, axis=-2)
 
-    start = (rows, jnp.zeros_like(rows))
+    # Each of the reflections takes the place of a row.
+    start = (rows, rows)
     return lax.fori_loop(0, n_rows, next_row, start, unroll=n_rows <= FEW)
 
 

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
 from jaxgmm.arrays.host import is_concrete, is_small, unit_weights
-from jaxgmm.arrays.placement import check_points, check_whole_rows
+from jaxgmm.arrays.placement import at_index, beside, check_points, check_whole_rows
 
 
 def as_query(mixture: Any, x: ArrayLike) -> tuple[Any, Array]:
@@ -81,7 +81,7 @@ def check_data(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | 
             raise ValueError(
                 f"weights must be ({x.shape[0]},), one for each row of x, got shape {weights.shape}"
             )
-        x, weights = in_common_dtype(x, weights)
+        x, weights = in_common_dtype(x, beside(x, weights))
     # Known values may be checked inside somebody's trace, where operations would be traced too.
     with jax.ensure_compile_time_eval():
         if weights is not None and is_concrete(weights):
@@ -97,7 +97,7 @@ def _check_weight_values(weights: Array) -> None:
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(
-            f"weights must be finite and not negative, got {weights[row]} at row {row}"
+            f"weights must be finite and not negative, got {at_index(weights, row)} at row {row}"
         )
     tiny = float(jnp.finfo(weights.dtype).tiny)
     if not bool((weights >= tiny).any()):
@@ -135,9 +135,9 @@ def _check_finite(x: Array, weights: Array | None) -> None:
     else:
         fine = _fine(x, weights)
     row, column = np.argwhere(~np.asarray(fine))[0]
+    value = np.asarray(at_index(x, row))[column]
     raise ValueError(
-        f"x holds {x[row, column]} at row {row}, column {column}; drop such rows or give them "
-        "weight 0"
+        f"x holds {value} at row {row}, column {column}; drop such rows or give them weight 0"
     )
 
 
@@ -175,6 +175,7 @@ def as_responsibilities(
     good = array.ndim == 2 and array.shape[0] == x.shape[0] and array.shape[1] > 0
     if not good or n_components not in (None, array.shape[1]):
         raise ValueError(f"responsibilities must be {expected}, got shape {array.shape}")
+    array, weights = beside(x, array), None if weights is None else beside(x, weights)
     with jax.ensure_compile_time_eval():
         if is_concrete(array) and (weights is None or is_concrete(weights)):
             fine = jnp.isfinite(array) & (array >= 0)
@@ -308,15 +309,16 @@ def as_log_prior(
     array = as_float_array("log_prior", log_prior).astype(x.dtype)
     if array.shape != (x.shape[0], n_components):
         raise ValueError(f"log_prior must be {(x.shape[0], n_components)}, got {array.shape}")
+    array, weights = beside(x, array), None if weights is None else beside(x, weights)
     with jax.ensure_compile_time_eval():
         if is_concrete(array) and (weights is None or is_concrete(weights)):
             highest = jnp.max(array, axis=1)
             fine = jnp.isfinite(highest) & ~jnp.any(jnp.isnan(array), axis=1)
             fine |= False if weights is None else weights == 0
             if not bool(jnp.all(fine)):
-                row = int(jnp.argmin(fine))
+                row = int(np.argmin(np.asarray(fine)))
                 raise ValueError(
                     f"log_prior must leave each row a component, and be less than infinity: row "
-                    f"{row} is {array[row]}"
+                    f"{row} is {np.asarray(at_index(array, row))}"
                 )
     return array

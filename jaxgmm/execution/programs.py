@@ -22,7 +22,8 @@ OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 # makes is slower in long passes, by a half. In short ones, wide registers make no difference, too.
 HURRIED: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 # Loops and branches are part of a CUDA graph, so that no turn waits for the host, if XLA is asked
-# for it and the driver can. What comes before them here is what it puts there by default.
+# for it and the driver can. What comes before them here is what XLA of JAX 0.11 and 0.12 puts there
+# by default.
 IN_GRAPHS: dict[str, str | bool] = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,"
     "DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
@@ -138,12 +139,11 @@ class Place(NamedTuple):
             return arguments
         axes = layout(*arguments)
 
-        def put(number: int, array: Any) -> Any:
-            sharding = NamedSharding(self.mesh, self.spec(axes.get(number, Axes())))
-            is_known = isinstance(self.mesh, Mesh)
-            return (jax.device_put if is_known else jax.sharding.reshard)(array, sharding)
-
-        return tuple(jax.tree.map(partial(put, i), tree) for i, tree in enumerate(arguments))
+        moved = jax.device_put if isinstance(self.mesh, Mesh) else jax.sharding.reshard
+        specs = (self.spec(axes.get(i, Axes())) for i in range(len(arguments)))
+        shardings = (NamedSharding(self.mesh, spec) for spec in specs)
+        pairs = zip(arguments, shardings, strict=True)
+        return tuple(jax.tree.map(lambda leaf, to=to: moved(leaf, to), of) for of, to in pairs)
 
 
 class PlatformProgram:
@@ -173,7 +173,7 @@ class PlatformProgram:
             of_each_row: whether results lead with the rows; else each is of all of them.
         """
         update_wrapper(self, function)
-        self.layout, self.of_each_row = layout, of_each_row
+        self.layout = layout
 
         @cache
         def inlined(place: Place) -> Any:
@@ -189,21 +189,23 @@ class PlatformProgram:
     def place_of(self, arguments: tuple[Any, ...]) -> Place:
         """Where a program with these arguments runs."""
         platform = platform_of(*jax.tree.leaves(arguments))
-        rows: tuple[str, ...] = ()
-        models: tuple[str, ...] = ()
-        mesh = None
+        along: dict[str, tuple[str, ...]] = {}
+        meshes = []
         for number, axes in self.layout(*arguments).items():
             for leaf in jax.tree.leaves(arguments[number]):
-                of_rows, of_models = (
-                    None if axis is None else spread_of(leaf, axis) for axis in axes
-                )
-                if of_rows is not None and not rows:
-                    rows, mesh = of_rows
-                if of_models is not None and not models:
-                    models, mesh = of_models
-        if mesh is None:
+                for name, axis in axes._asdict().items():
+                    spread = None if axis is None else spread_of(leaf, axis)
+                    if spread is not None:
+                        along.setdefault(name, spread[0])
+                        meshes.append(spread[1])
+        if not meshes:
             return Place(platform, shards.row_axes())
-        return Place(platform, rows, models, mesh)
+        if any(mesh != meshes[0] for mesh in meshes):
+            raise ValueError("data are spread over several meshes; put all of them on one")
+        models = along.get("models", ())
+        # Rows are whole where models have their axes.
+        rows = tuple(axis for axis in along.get("rows", ()) if axis not in models)
+        return Place(platform, rows, models, meshes[0])
 
 
 class Program(PlatformProgram):

@@ -94,7 +94,7 @@ def select(
 
     Warns:
         UserWarning: all fits of a covariance type are degenerate because of features that are
-            constant, or follow from others.
+            constant, or follow from others; not of rows that are spread over devices.
 
     Example:
         >>> import jax, jaxgmm as jg
@@ -112,7 +112,7 @@ def select(
     n_folds = _checked_folds(criterion, n_folds, one_standard_error, of_rows)
     choices = _checked_choices(x, tol, reg_covar, init, n_init, max_iter)
     kept = kept_in_folds(key, of_rows, n_folds)
-    given = x
+    unpadded = x
     x, weights, _ = with_padding(x, weights, key)
     weights, unit = in_own_unit(weights)
     kept = np.pad(kept, [(0, 0), (0, x.shape[0] - kept.shape[1])])
@@ -132,8 +132,8 @@ def select(
             table[number] = table_row(fits[number], candidates[number], total, float(unit))
             if callback is not None:
                 callback(table[number])
-    if not is_split(given, 0):
-        warn_of_redundancy(table, given, of_rows)
+    if not is_split(unpadded, 0):
+        warn_of_redundancy(table, unpadded, of_rows)
     return selection_of(table, fits, candidates, criterion, one_standard_error, unit)
 
 

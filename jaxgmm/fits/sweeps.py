@@ -141,15 +141,7 @@ def fit_group(
 
 
 def _axes_of_sweep(
-    keys: Array,
-    x: Array,
-    weights: Array,
-    kept: Array | None,
-    active: Array,
-    limits: Limits,
-    reg_covar: Array,
-    structure: AnyStructure,
-    *_: Any,
+    keys: Array, x: Array, weights: Array, kept: Array | None, *_: Any
 ) -> dict[int, Axes]:
     """The axes of rows and models that arguments of `_fit_each` have."""
     of_models = dict.fromkeys((0, 4, 7), Axes(models=0))

@@ -1,8 +1,9 @@
 """Cholesky factors, and inverses of them, in one launch each: a program for each matrix.
 
 In XLA each column of a factor, and each row of an inverse, is a turn of a loop of three or four
-launches. A program has the whole matrix in its registers instead. What is computed, and the order,
-are those of `arrays/matrices.py`.
+launches. A program has the whole matrix in its registers instead. What is computed is that of
+`arrays/matrices.py`, where of each column all that is known is subtracted at once, and here at once
+from all that are left.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from jax.experimental import pallas as pl
 from jaxgmm.kernels.launching import launch
 
 # Rows of a matrix that a program has room for; with more than so many numbers it has more warps.
-MOST_ROWS, NUMBERS_OF_A_WARP = 64, 2**10
+MOST_FEATURES, NUMBERS_OF_A_WARP = 64, 2**10
 
 
 def cholesky_factors(matrix: Array, how: str) -> Array:

@@ -14,14 +14,23 @@ from jax.experimental import pallas as pl
 TRITON, INTERPRETED = "triton", "interpreted"
 
 
-def runs_with(array: Array, how: str | None) -> bool:
-    """Whether a kernel can be run, see `launch`, whose result is float32 and varies as an array.
+def runs_with(how: str | None, *arrays: Array) -> bool:
+    """Whether a kernel that is run so can read arrays, and give float32.
 
     Inside of one that is interpreted, JAX loses track of what varies over devices of `shard_map`.
     """
-    if how is None or array.dtype != jnp.float32:
+    if how is None or any(array.dtype != jnp.float32 for array in arrays):
         return False
-    return how != INTERPRETED or not jax.typeof(array).manual_axis_type.varying
+    return how != INTERPRETED or not _varying_axes(_most_varying(arrays))
+
+
+def _varying_axes(array: Array) -> frozenset[str]:
+    return jax.typeof(array).manual_axis_type.varying
+
+
+def _most_varying(arrays: tuple[Array, ...]) -> Array:
+    """The one that varies over most axes of `shard_map`, all others over some of these."""
+    return max(arrays, key=lambda array: len(_varying_axes(array)))
 
 
 def launch(
@@ -42,9 +51,9 @@ def launch(
         grid: of programs.
         shape: of the result.
         n_warps: of a program.
-        *arrays: what it reads; over the devices of `shard_map` the first one varies as the result.
+        *arrays: what it reads.
     """
-    varying = {"manual_axis_type": jax.typeof(arrays[0]).manual_axis_type}
+    varying = {"manual_axis_type": jax.typeof(_most_varying(arrays)).manual_axis_type}
     result = jax.ShapeDtypeStruct(shape, jnp.float32, **varying)
     options: dict[str, Any] = {"interpret": True}
     if how == TRITON:

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxgmm.arrays.conversion import as_float_array, in_common_dtype
 from jaxgmm.arrays.host import is_concrete
 from jaxgmm.arrays.numerics import einsum
+from jaxgmm.arrays.placement import at_index
 from jaxgmm.arrays.printing import html_table, some_numbers, text_table
 from jaxgmm.arrays.validation import as_query, check_count, check_flag, check_key, check_mixture
 from jaxgmm.covariances.storage import Covariance, average, precision, variances
@@ -319,7 +320,7 @@ def pick(batch: T, batch_shape: tuple[int, ...], index: int) -> T:
         raise TypeError(f"this {type(batch).__name__} is a single one, not a batch: it has no [b]")
     if is_concrete(index) and not -batch_shape[0] <= operator.index(index) < batch_shape[0]:
         raise IndexError(f"index {index} is out of range for a batch of {batch_shape[0]}")
-    return jax.tree.map(lambda leaf: leaf[index], batch)
+    return jax.tree.map(lambda leaf: at_index(leaf, index), batch)
 
 
 def _check_values(weights: Array, means: Array, covariances: Array, matrices: bool) -> None:

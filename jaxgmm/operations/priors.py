@@ -48,7 +48,7 @@ class NIWPrior:
         """The distribution after some rows of the Gaussian have been seen.
 
         Args:
-            x: (N, D).
+            x: (N, D), whose rows may be spread over devices, see `em`.
             weights: (N,) sample weights, which are counts.
 
         Raises:
@@ -100,7 +100,7 @@ def niw_prior(mixture: GaussianMixture, x: ArrayLike, *, strength: ArrayLike = 1
 
     Args:
         mixture: over D features.
-        x: (N, D) query points.
+        x: (N, D) query points, which may be spread over devices, see `em`.
         strength: m > 0, as how many rows the prior counts; may be traced.
 
     Returns:

@@ -109,7 +109,8 @@ def fit_gradient(
         log_prior: see `em`.
         key: a JAX PRNG key; with it each gradient is that of rows drawn at random, and only after
             the last update, of which `max_iter` are made, all rows say how much is left to gain.
-        batch_rows: how many rows are drawn, with replacement. Static.
+        batch_rows: how many rows are drawn, with replacement; where rows are spread each device
+            goes through so many, of which its own count. Static.
         covariance_type: of the fit; by default what the start's storage says.
         max_iter: at most so many updates. Not traced.
         tol: see `em`.

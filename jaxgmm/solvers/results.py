@@ -133,7 +133,9 @@ class FitResult:
     def _failure(self, number: int) -> str:
         """The failure of one of the fits, in the order of all axes, and what to try next."""
         n_axes = self.status.ndim
-        one = jax.tree.map(lambda leaf: np.reshape(leaf, (-1, *leaf.shape[n_axes:]))[number], self)
+        one = jax.tree.map(
+            lambda leaf: np.reshape(np.asarray(leaf), (-1, *leaf.shape[n_axes:]))[number], self
+        )
         gain = "too early to estimate what is still to gain"
         if np.isfinite(one.remaining_gain):
             gain = (

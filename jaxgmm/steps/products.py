@@ -193,7 +193,7 @@ def _moments(
 
 def kernel_plan(rows: Rows, n_components: int, features: Features) -> Plan | None:
     """The sizes with which a kernel goes through rows; None where there is none that would."""
-    if rows.log_prior is not None or not runs_with(rows.x, budget().kernels):
+    if rows.log_prior is not None or not runs_with(budget().kernels, rows.x, rows.weights):
         return None
     second_order = {PRODUCTS: 2, SQUARES: 1, LINEAR: 0}[features]
     return plan_of(rows.x.shape[1], n_components, second_order)

@@ -214,8 +214,7 @@ def _variance(
     d Var z = Σ w (2 (z - mean) dz + ((z - mean)² - Var z) dw / w) / Σ w it is one product for each
     number of the data, made where it is added.
     """
-    with shards.rows_over(axes):
-        first, second = Rows(standardization, x, weights).moments()
+    first, second = Rows(standardization, x, weights).moments()
     return second - first**2
 
 
@@ -234,7 +233,7 @@ def _differentiate_variance(
     moved = jnp.where(weights[:, None] != 0, x_moved, 0) / standardization.scale[None]
     change = 2 * weights[:, None] * apart * moved
     change += weights_moved[:, None] * (apart**2 - variance[None])
-    # Each on its own: what is added together is linear in the tangents together.
+    # In two messages: one sum of tangents and of what doesn't depend on them can't be transposed.
     change, weight = shards.total(jnp.sum(change, axis=0)), shards.total(jnp.sum(weights))
     return variance, change / weight
 
