@@ -8,7 +8,8 @@ until nothing is left to gain; `fit` finds starts for it, and `select` the numbe
 Each folder is a floor, and knows those below it: `kernels` are small programs for a GPU, `arrays`
 are numbers, and `execution` is how programs run; `covariances` and `mixtures` are the model;
 `operations` take mixtures alone, `steps` are EM's; `files` keep mixtures, `solvers` go from a start
-to a maximum, and `fits` from data to a mixture; `plot` and `command_line` show them.
+to a maximum, and `fits` from data to a mixture; `plot` and `command_line` show them, and `sklearn`
+makes an estimator of them.
 """
 
 from importlib.metadata import version as _version

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import sklearn.mixture
 from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
@@ -61,6 +62,9 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         "covariance_type": [StrOptions(set(STRUCTURES))],
         "use_labels": ["boolean"],
     }
+
+    # How many parts have been learned, and statistics of them; None after a fit.
+    _parts: tuple[int, Any] | None
 
     def __init__(
         self,
@@ -140,6 +144,7 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
                 stacklevel=2,
             )
         self._set_parameters_of(best.weights, best.means, best.covariances)
+        self._parts = None
         self.n_iter_ = int(best.n_iter)
         self.lower_bounds_ = best.lower_bounds[: self.n_iter_].tolist()
         self.lower_bound_ = self.lower_bounds_[-1] if self.lower_bounds_ else -np.inf
@@ -155,7 +160,8 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         """A step of EM with some of the rows, for data that come in parts.
 
         Statistics of the part are averaged with those of the parts before, of which the last has a
-        share of (t + 2)^-0.7. The first part says where to begin, as in `fit`.
+        share of (t + 2)^-0.7. Where nothing has been fitted, the first part says where to begin, as
+        in `fit`.
 
         Args:
             X, y, sample_weight: see `fit`.
@@ -163,15 +169,16 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         Source: Cappé & Moulines 2009.
         """
         self._validate_params()
-        before = getattr(self, "_statistics", None)
-        is_first = before is None
+        is_first = not hasattr(self, "means_")
         X, weights, labels = self._checked(X, y, sample_weight, reset=is_first)
         if is_first:
             self._check_parameters(X)
             random_state = check_random_state(self.random_state)
             first = self._climb(X, weights, labels, False, random_state, max_iter=0)
             self._set_parameters_of(first.weights, first.means, first.covariances)
-            self._n_parts = 0
+        number, before = getattr(self, "_parts", None) or (0, None)
+        if number == 0:
+            self.lower_bounds_ = []
         with jax.enable_x64(X.dtype == np.float64):
             mixture = self._mixture()
             prior = None if labels is None else prior_of(labels, self.n_components, X.dtype)
@@ -180,19 +187,19 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
             log_likelihood = float(statistics.log_likelihood) / weights.sum()
             statistics = float(1 / weights.sum()) * statistics
             if before is not None:
-                rate = (self._n_parts + 2) ** FORGETTING
-                statistics = (1 - rate) * jax.tree.map(jnp.asarray, before) + rate * statistics
+                rate = (number + 2) ** FORGETTING
+                before = jax.tree.map(jnp.asarray, before).about(statistics.origin)
+                statistics = (1 - rate) * before + rate * statistics
             added = jnp.full(X.shape[1], self.reg_covar, X.dtype)
             new = m_step(statistics, **of_type, previous=mixture, regularization=added)
             structure = STRUCTURES[self.covariance_type]
             covariances = structure.variances(new.covariance, new.n_features)
             found = jax.device_get((new.weights, new.means, covariances))
-            self._statistics = jax.device_get(statistics)
+            self._parts = number + 1, jax.device_get(statistics)
         self._set_parameters_of(*found)
-        self._n_parts += 1
-        self.converged_, self.n_iter_ = False, self._n_parts
+        self.converged_, self.n_iter_ = False, number + 1
         self.lower_bound_ = log_likelihood
-        self.lower_bounds_ = [*getattr(self, "lower_bounds_", []), log_likelihood]
+        self.lower_bounds_.append(log_likelihood)
         return self
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -261,7 +268,11 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
             shares[drawn, np.arange(n_components)] = 1
         if labels is not None:
             known = labels >= 0
-            shares[known] = np.eye(n_components, dtype=X.dtype)[labels[known]]
+            told = np.eye(n_components, dtype=X.dtype)[labels[known]]
+            # Of each component the part that has most rows of its label.
+            _, part = linear_sum_assignment(-told.T @ (weights[:, None] * shares)[known])
+            shares = shares[:, part]
+            shares[known] = told
         return shares
 
     def _climb(
@@ -372,7 +383,7 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
     ) -> None:
         """The attributes of a fitted mixture."""
         factors = self._precision_factors(covariances)
-        self._set_parameters((weights / weights.sum(), means, covariances, factors))
+        self._set_parameters((weights / weights.sum(), np.asarray(means), covariances, factors))
 
     def _mixture(self) -> Mixture:
         """The mixture that has been fitted; to be called in the precision that it has."""
