@@ -9,7 +9,6 @@ from jaxgmm.arrays.printing import html_table, text_table
 from jaxgmm.execution.tasks import at
 from jaxgmm.fits.criteria import criteria_of, free_parameters
 from jaxgmm.fits.sweeps import Candidate, Fits
-from jaxgmm.mixtures.mixture import sizes_in_words
 from jaxgmm.solvers.results import FitResult, Status
 
 # The criteria; the winner has the lowest value, times this sign.
@@ -84,10 +83,11 @@ class Selection:
 
     def _in_words(self) -> str:
         best = self.table[self._winner()]
-        sizes = sizes_in_words(self.best.mixture)
+        components = "component" if best["n_components"] == 1 else "components"
+        what = f"{best['n_components']} {best['covariance_type']} {components}"
         edge = ", at the edge of the sweep" if self.at_edge else ""
         name = self.criterion
-        return f"Selection(best of {len(self.table)} by {name}: {sizes}, {best[name]:.7g}{edge})"
+        return f"Selection(best of {len(self.table)} by {name}: {what}, {best[name]:.7g}{edge})"
 
     def _winner(self) -> int:
         """The number of the winner's row: of all with as many components the one that is meant."""

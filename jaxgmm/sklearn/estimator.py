@@ -1,7 +1,7 @@
 """The Gaussian mixture as an estimator of scikit-learn, of which it is a kind."""
 
 import warnings
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from jaxgmm.arrays.budgets import budget
 from jaxgmm.arrays.padding import padded_rows
-from jaxgmm.covariances.storage import Covariance, Diagonal, Full
+from jaxgmm.covariances.storage import Covariance, Diagonal, Full, variances
 from jaxgmm.covariances.structures import STRUCTURES, Structure
 from jaxgmm.covariances.traced import AnyStructure, TracedStructure
 from jaxgmm.files.interchange import SKLEARN_TYPES
@@ -27,9 +27,12 @@ from jaxgmm.mixtures.densities import component_log_prob
 from jaxgmm.mixtures.mixture import GaussianMixture as Mixture
 from jaxgmm.sklearn.climb import Climb, Start, climb
 from jaxgmm.steps.em_step import e_step, m_step
+from jaxgmm.steps.statistics import SufficientStatistics
 
-# Rates of `partial_fit`: (t + 2) to this power, for batch number t from 0.
+# Rates of `partial_fit`: (t + 2) to this power, for part number t from 0.
 FORGETTING = -0.7
+# Steps of which the log-likelihoods are recorded, and so the most there are.
+MOST_STEPS = 2**20
 
 
 class GaussianMixture(sklearn.mixture.GaussianMixture):
@@ -38,7 +41,8 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
     Arguments, attributes, methods, starts, stopping rule, warnings and errors are those of
     `sklearn.mixture.GaussianMixture`; a fit from the same random state is the same but for
     rounding. Rows in float64 are computed with in float64, whatever JAX's default is, others of
-    float32 in float32. Only NumPy arrays are kept, so that it can be pickled.
+    float32 in float32. Only NumPy arrays are kept, so that it can be pickled. What `verbose` prints
+    of a start comes when it has been climbed from.
 
     Args:
         n_components: K.
@@ -63,8 +67,9 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         "use_labels": ["boolean"],
     }
 
-    # How many parts have been learned, and statistics of them; None after a fit.
-    _parts: tuple[int, Any] | None
+    # Statistics of the parts of data that have been learned; None after a fit.
+    _parts: Any = None
+    lower_bound_: float
 
     def __init__(
         self,
@@ -113,13 +118,11 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         """
         self._validate_params()
         X, weights, labels = self._checked(X, y, sample_weight)
-        if X.shape[0] < self.n_components:
-            raise ValueError(
-                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
-                f"n_samples = {X.shape[0]}"
-            )
-        self._check_parameters(X)
+        self._check_start(X, weights)
         goes_on = self.warm_start and hasattr(self, "converged_")
+        if goes_on:
+            self._check_fitted()
+        before = self.lower_bound_ if goes_on else -np.inf
         random_state = check_random_state(self.random_state)
         best: Climb | None = None
         for number in range(1 if goes_on else self.n_init):
@@ -129,14 +132,14 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
             if self.max_iter == 0:
                 best = found
                 continue
-            for i, change in enumerate(np.diff(bounds, prepend=-np.inf)):
+            for i, change in enumerate(np.diff(bounds, prepend=before)):
                 self._print_verbose_msg_iter_end(i + 1, change)
             self._print_verbose_msg_init_end(bounds[-1], abs(found.change) < self.tol)
             if best is None or bounds[-1] > best.lower_bounds[best.n_iter - 1]:
                 best = found
         assert best is not None
-        self.converged_ = bool(abs(best.change) < self.tol)
-        if not self.converged_ and self.max_iter > 0:
+        converged = bool(abs(best.change) < self.tol)
+        if not converged and self.max_iter > 0:
             warnings.warn(
                 "Best performing initialization did not converge. Try different init parameters, "
                 "or increase max_iter, tol, or check for degenerate data.",
@@ -144,7 +147,7 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
                 stacklevel=2,
             )
         self._set_parameters_of(best.weights, best.means, best.covariances)
-        self._parts = None
+        self._parts, self.converged_ = None, converged
         self.n_iter_ = int(best.n_iter)
         self.lower_bounds_ = best.lower_bounds[: self.n_iter_].tolist()
         self.lower_bound_ = self.lower_bounds_[-1] if self.lower_bounds_ else -np.inf
@@ -159,9 +162,9 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
         """A step of EM with some of the rows, for data that come in parts.
 
-        Statistics of the part are averaged with those of the parts before, of which the last has a
-        share of (t + 2)^-0.7. Where nothing has been fitted, the first part says where to begin, as
-        in `fit`.
+        Statistics of the part get a share of (t + 2)^-0.7 in an average with those of the parts
+        before, where t is `n_iter_`, or after a `fit` with those that the mixture stands for. Where
+        nothing has been fitted, the first part says where to begin, as in `fit`.
 
         Args:
             X, y, sample_weight: see `fit`.
@@ -170,15 +173,15 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         """
         self._validate_params()
         is_first = not hasattr(self, "means_")
-        X, weights, labels = self._checked(X, y, sample_weight, reset=is_first)
+        X, weights, labels = self._checked(X, y, sample_weight, is_part=not is_first)
         if is_first:
-            self._check_parameters(X)
+            self._check_start(X, weights)
             random_state = check_random_state(self.random_state)
             first = self._climb(X, weights, labels, False, random_state, max_iter=0)
             self._set_parameters_of(first.weights, first.means, first.covariances)
-        number, before = getattr(self, "_parts", None) or (0, None)
-        if number == 0:
-            self.lower_bounds_ = []
+            self.n_iter_, self.lower_bounds_ = 0, []
+        self._check_fitted()
+        structure = STRUCTURES[self.covariance_type]
         with jax.enable_x64(X.dtype == np.float64):
             mixture = self._mixture()
             prior = None if labels is None else prior_of(labels, self.n_components, X.dtype)
@@ -186,21 +189,36 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
             statistics = e_step(mixture, X, weights, log_prior=prior, **of_type)
             log_likelihood = float(statistics.log_likelihood) / weights.sum()
             statistics = float(1 / weights.sum()) * statistics
-            if before is not None:
-                rate = (number + 2) ** FORGETTING
-                before = jax.tree.map(jnp.asarray, before).about(statistics.origin)
+            if not is_first:
+                rate = (self.n_iter_ + 2) ** FORGETTING
+                before = self._statistics().about(statistics.origin)
                 statistics = (1 - rate) * before + rate * statistics
             added = jnp.full(X.shape[1], self.reg_covar, X.dtype)
             new = m_step(statistics, **of_type, previous=mixture, regularization=added)
-            structure = STRUCTURES[self.covariance_type]
             covariances = structure.variances(new.covariance, new.n_features)
             found = jax.device_get((new.weights, new.means, covariances))
-            self._parts = number + 1, jax.device_get(statistics)
+            statistics = jax.device_get(statistics)
         self._set_parameters_of(*found)
-        self.converged_, self.n_iter_ = False, number + 1
+        self._parts = statistics
+        self.converged_, self.n_iter_ = False, self.n_iter_ + 1
         self.lower_bound_ = log_likelihood
-        self.lower_bounds_.append(log_likelihood)
+        self.lower_bounds_ = [*self.lower_bounds_, log_likelihood]
         return self
+
+    def _statistics(self) -> SufficientStatistics:
+        """Of the parts of data so far, or those that the mixture stands for; per unit of weight."""
+        if self._parts is not None:
+            return jax.tree.map(jnp.asarray, self._parts)
+        mixture, structure = self._mixture(), STRUCTURES[self.covariance_type]
+        n_features, weights = mixture.n_features, mixture.weights
+        if structure.full_second_moment:
+            spread = mixture.covariances - self.reg_covar * jnp.eye(n_features)[None]
+            second = weights[:, None, None] * spread
+        else:
+            squares = variances(mixture.covariance, n_features) - self.reg_covar
+            second = weights[:, None] * jnp.broadcast_to(squares, mixture.means.shape)
+        nothing = jnp.zeros_like(mixture.means)
+        return SufficientStatistics(nothing[0, 0], weights, nothing, second, mixture.means)
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Random rows and their components, see scikit-learn: (n_samples, D), (n_samples,) int."""
@@ -215,11 +233,15 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         return alike.sample(n_samples)
 
     def _checked(
-        self, X: Any, y: Any, sample_weight: Any, reset: bool = True
+        self, X: Any, y: Any, sample_weight: Any, is_part: bool = False
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Rows, weights and labels, known to be good."""
+        """Rows, weights and labels, known to be good; a part of the data may be a single row."""
         X = validate_data(
-            self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
+            self,
+            X,
+            dtype=[np.float64, np.float32],
+            ensure_min_samples=1 if is_part else 2,
+            reset=not is_part,
         )
         weights = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         if not self.use_labels or y is None:
@@ -235,6 +257,26 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
                 f"nothing is known, got {labels.min()} to {labels.max()}"
             )
         return X, weights, labels
+
+    def _check_start(self, X: np.ndarray, weights: np.ndarray) -> None:
+        """ValueError where there are too few rows, or what is given for the start is wrong."""
+        n_rows = np.count_nonzero(weights)
+        if n_rows < self.n_components:
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
+                f"n_samples = {n_rows}"
+            )
+        self._check_parameters(X)
+
+    def _check_fitted(self) -> None:
+        """ValueError where a mixture of other parameters has been fitted."""
+        shape = STRUCTURES[self.covariance_type].shape(self.n_components, self.means_.shape[1])
+        if len(self.means_) != self.n_components or np.shape(self.covariances_) != shape:
+            raise ValueError(
+                f"the mixture that has been fitted has {len(self.means_)} components and "
+                f"covariances of shape {np.shape(self.covariances_)}, not {self.n_components} of "
+                f"type {self.covariance_type}; fit a clone of this estimator"
+            )
 
     def _check_parameters(self, X: np.ndarray, xp: Any = np) -> None:
         """What is given for the start, checked."""
@@ -259,8 +301,9 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
             shares[:] = random_state.uniform(size=shares.shape)
             shares /= shares.sum(axis=1, keepdims=True)
         elif self.init_params == "random_from_data":
-            drawn = random_state.choice(n_rows, size=n_components, replace=False)
-            shares[drawn, np.arange(n_components)] = 1
+            present = np.flatnonzero(weights)
+            drawn = random_state.choice(len(present), size=n_components, replace=False)
+            shares[present[drawn], np.arange(n_components)] = 1
         else:
             _, drawn = kmeans_plusplus(
                 X, n_components, sample_weight=weights, random_state=random_state
@@ -285,6 +328,7 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         max_iter: int,
     ) -> Climb:
         """A fit from one start, with NumPy's arrays."""
+        max_iter = min(max_iter, MOST_STEPS)
         if goes_on:
             start = Start(None, self.weights_, self.means_, self.covariances_)
         else:
@@ -295,19 +339,22 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         structure, size = self._program(X, as_data=not given)
         n_rows = rows_of_program(X)
         prior = None if labels is None else prior_of(labels, n_components, dtype)
+        start = Start(with_zeros(start.responsibilities, n_rows, size), *start[1:])
+        start = jax.tree.map(lambda part: np.asarray(part, dtype), start)
+        reg_covar, tol, before = (
+            np.asarray(of, dtype) for of in (self.reg_covar, self.tol, before)
+        )
         with jax.enable_x64(dtype == np.float64):
             found = climb(
                 with_zeros(X, n_rows),
                 with_zeros(weights, n_rows),
                 with_zeros(prior, n_rows, size),
-                Start(
-                    with_zeros(start.responsibilities, n_rows, size),
-                    *(None if part is None else np.asarray(part, dtype) for part in start[1:]),
-                ),
+                start,
                 np.arange(size) < n_components,
-                *(np.asarray(number, dtype) for number in (self.reg_covar, self.tol)),
+                reg_covar,
+                tol,
                 np.asarray(max_iter),
-                np.asarray(before, dtype),
+                before,
                 structure,
                 capacity=1 << max(0, max_iter - 1).bit_length(),
             )
@@ -322,13 +369,17 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
             means=found.means[:n_components],
             covariances=covariances,
         )
+        if not found.finite and labels is not None and np.any(found.weights == 0):
+            raise ValueError("y holds labels of components without weight; see weights_init")
         lost = not found.finite
         if self.reg_covar == 0 and not lost:
             lost = has_collapsed(STRUCTURES[self.covariance_type], covariances, X[weights > 0])
-        if lost:
-            # Says so.
-            self._precision_factors(np.zeros_like(covariances))
-        return found
+        return self._failed(covariances) if lost else found
+
+    def _failed(self, covariances: np.ndarray) -> NoReturn:
+        """Raises scikit-learn's ValueError about covariances that aren't positive definite."""
+        self._precision_factors(np.zeros_like(covariances))
+        raise AssertionError
 
     def _program(self, X: np.ndarray, as_data: bool) -> tuple[AnyStructure, int]:
         """The covariance type and the number of components that a fit is compiled for.
@@ -404,22 +455,29 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         if structure.diagonal:
             of_each = factors[:, None] if factors.ndim == 1 and not structure.shared else factors
             factors = np.broadcast_to(of_each, means.shape)
-        n_rows, size = rows_of_program(X), 1 << (n_components - 1).bit_length()
-        if n_rows * size * n_features**2 > budget().padded_pass:
-            n_rows, size = len(X), n_components
-        elif structure.diagonal:
+        n_rows, size = rows_of_program(X), n_components
+        if X.size <= budget().small:
+            size = 1 << (n_components - 1).bit_length()
+        if structure.diagonal and n_rows * size * n_features**2 <= budget().padded_pass:
             factors = factors[:, :, None] * np.eye(n_features)[None]
         with jax.enable_x64(dtype == np.float64):
             if factors.ndim < 3 and structure.diagonal:
-                covariance: Covariance = Diagonal(jnp.asarray(1 / factors, dtype))
+                more = np.ones((size - n_components, n_features))
+                scales = np.concatenate([1 / factors, more])
+                covariance: Covariance = Diagonal(jnp.asarray(scales, dtype))
             else:
                 covariance = full_of(factors.reshape(-1, n_features, n_features), size, dtype)
             found = component_log_prob(
                 covariance,
-                with_zeros(means.astype(dtype), size),
-                with_zeros(X.astype(dtype), n_rows),
+                with_zeros(means.astype(dtype, copy=False), size),
+                with_zeros(X.astype(dtype, copy=False), n_rows),
             )
         return np.array(found)[: len(X), :n_components]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = False
+        return tags
 
     def _n_parameters(self) -> int:
         """The number of free parameters."""
@@ -442,8 +500,8 @@ def rows_of_program(X: np.ndarray) -> int:
 
 def with_zeros(array: np.ndarray | None, *lengths: int) -> np.ndarray | None:
     """An array whose first axes have been filled up to some lengths by zeros."""
-    if array is None:
-        return None
+    if array is None or array.shape[: len(lengths)] == lengths:
+        return array
     missing = [length - had for length, had in zip(lengths, array.shape, strict=False)]
     return np.pad(array, [(0, count) for count in missing] + [(0, 0)] * (array.ndim - len(missing)))
 

@@ -454,7 +454,7 @@ def test_a_sweep_is_printed_with_its_winner_marked():
     best = jg.FitResult(mixture, *np.float64([table["log_likelihood"][6], 0, 0, 0, 0, 0]), None)
     short, long = (jg.Selection(best, of, "bic", False) for of in (table[:10], table))
     lines = repr(short).splitlines()
-    assert lines[0] == "Selection(best of 10 by bic: 4 spherical components of 1 feature, 494)"
+    assert lines[0] == "Selection(best of 10 by bic: 4 full components, 494)"
     assert [line.endswith("*") for line in lines[2:]] == [i == 6 for i in range(10)]
     assert "DEGENERATE" in lines[5] and "CONVERGED" in lines[8]
     assert len(repr(long).splitlines()) == 62 and repr(long).count("*") == 1

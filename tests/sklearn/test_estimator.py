@@ -28,6 +28,10 @@ IRIS = load_iris().data
 MEANS = IRIS[[10, 60, 110]]
 
 
+def copy_of(model):
+    return pickle.loads(pickle.dumps(model))
+
+
 def of_both(x=IRIS, **arguments):
     """A fit by scikit-learn, and one by this library."""
     return [
@@ -104,6 +108,40 @@ def test_a_weight_is_a_row_so_many_times():
     np.testing.assert_allclose(weighted.covariances_, repeated.covariances_, rtol=1e-9)
 
 
+def test_rows_without_weight_are_no_start():
+    weights = np.where(np.arange(len(IRIS)) % 3, 0, 1)
+    for init_params in ("random_from_data", "k-means++"):
+        model = GaussianMixture(3, init_params=init_params, random_state=0, max_iter=300)
+        model.fit(IRIS, sample_weight=weights)
+        alone = model.weights_.min(), model.score(IRIS[::3])
+        model.fit(np.where(weights[:, None], IRIS, 1e3), sample_weight=weights)
+        np.testing.assert_allclose((model.weights_.min(), model.score(IRIS[::3])), alone, rtol=1e-6)
+        assert alone[0] > 0.05
+    with pytest.raises(ValueError, match="n_samples = 2"):
+        GaussianMixture(3).fit(IRIS, sample_weight=np.arange(len(IRIS)) < 2)
+
+
+def test_a_fit_of_other_parameters_is_not_gone_on_with():
+    model = GaussianMixture(2, warm_start=True, random_state=0).fit(IRIS)
+    for changed in ({"n_components": 3}, {"n_components": 2, "covariance_type": "diag"}):
+        model.set_params(**changed)
+        for method in (model.fit, model.partial_fit):
+            with pytest.raises(ValueError, match="that has been fitted has 2 components"):
+                method(IRIS)
+
+
+def test_what_is_printed_of_a_warm_start_begins_with_a_change(capsys):
+    model = GaussianMixture(3, warm_start=True, random_state=0, verbose=2, verbose_interval=1)
+    model.set_params(max_iter=3, tol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(IRIS)
+        assert "Iteration 1" in capsys.readouterr().out
+        model.fit(IRIS)
+    text = capsys.readouterr().out
+    assert "Iteration 1" in text and "inf" not in text
+
+
 def test_labels_of_some_rows_stand():
     truth = load_iris().target
     labels = np.where(np.arange(len(IRIS)) % 10 == 0, truth, -1)
@@ -129,7 +167,14 @@ def test_parts_of_the_data_are_learned_one_after_the_other():
     with pytest.raises(ValueError, match="3 features"):
         model.partial_fit(np.ones((5, 3)))
     again = clone(model).fit(x)
-    assert again.partial_fit(x[:100]).n_iter_ == 1
+    before = again.n_iter_, again.weights_, again.covariances_
+    again.partial_fit(x[:1]).partial_fit(x[:500])
+    assert again.n_iter_ == before[0] + 2
+    np.testing.assert_allclose(again.weights_, before[1], atol=0.15)
+    np.testing.assert_allclose(again.covariances_, before[2], atol=0.5)
+    assert copy_of(again).fit(x).n_iter_ == before[0]
+    with pytest.raises(ValueError, match="n_samples >= n_components"):
+        GaussianMixture(3).partial_fit(x[:2])
 
 
 def test_precision_is_that_of_the_rows_and_jax_is_left_alone():
@@ -149,8 +194,7 @@ def test_names_of_columns_and_pickles_are_kept():
     frame = pandas.DataFrame(IRIS, columns=list("abcd"))
     model = GaussianMixture(3, random_state=0).fit(frame)
     assert list(model.feature_names_in_) == list("abcd")
-    copy = pickle.loads(pickle.dumps(model))
-    assert np.array_equal(copy.predict(frame), model.predict(frame))
+    assert np.array_equal(copy_of(model).predict(frame), model.predict(frame))
     with pytest.raises(ValueError, match="feature names"):
         model.predict(frame[["b", "a", "c", "d"]])
 

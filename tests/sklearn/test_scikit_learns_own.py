@@ -1,7 +1,7 @@
 """Scikit-learn's own tests of its mixture, with this class in its place.
 
-But for those of arrays of other libraries, which it computes with where it is asked to, and of what
-it calls inside.
+But for those of arrays of other libraries, which this class doesn't compute with, and of what is
+called inside.
 """
 
 import numpy as np
