@@ -23,13 +23,13 @@ COUNTS, TYPES, FOLDS = [1, 2, 3, 4, 5], ["full", "tied", "diag", "spherical"], 5
 RESTARTS = 10
 
 
-def clusters(n: int, d: int, k: int, dtype: str) -> np.ndarray:
-    """Correlated clusters that overlap a little."""
+def clusters(n: int, d: int, k: int, dtype: str, apart: float) -> np.ndarray:
+    """Correlated clusters whose centers are so far apart, in each feature, in deviations."""
     random = np.random.default_rng(0)
     roots = random.normal(size=(k, d, d)) / np.sqrt(d)
     labels = random.integers(k, size=n)
     noise = np.einsum("nij,nj->ni", roots[labels], random.normal(size=(n, d)))
-    return (4 * random.normal(size=(k, d))[labels] + noise).astype(dtype)
+    return (apart * random.normal(size=(k, d))[labels] + noise).astype(dtype)
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -99,11 +99,13 @@ def main() -> None:
         {"search": search, "sweep": sweep}[options.only]()
         return
     report = {**circumstances("jaxgmm", "jax", "jaxlib", "scikit-learn"), "rows": []}
+    dtypes = ("float64", "float32")
     data = {
-        "clusters": [(clusters(100_000, 8, 16, dtype), 16) for dtype in ("float64", "float32")],
-        "small clusters": [(clusters(2_000, 4, 5, "float64"), 5)],
-        "iris": [(load_iris().data, 3)],
+        f"clusters, {apart} apart": [(clusters(100_000, 8, 16, of, apart), 16) for of in dtypes]
+        for apart in (1.5, 4)
     }
+    data["small clusters"] = [(clusters(2_000, 4, 5, "float64", 4), 5)]
+    data["iris"] = [(load_iris().data, 3)]
     for name, cases in data.items():
         for x, k in cases:
             report["rows"].append(beside(name, x, k, options.repeats))
