@@ -384,7 +384,8 @@ both = {
 
 def table(selection):
     """The numbers of a sweep."""
-    return [selection.table[name].astype(float) for name in ("log_likelihood", "bic", "n_iter")]
+    names = ["log_likelihood", "bic", "n_iter", *({"cv"} & {*selection.table.dtype.names})]
+    return [selection.table[name].astype(float) for name in names]
 
 
 def put(tree, spec, mesh):
