@@ -221,6 +221,9 @@ few_weights = weights[-len(few) :]
 # By name: functions of rows and their weights, of whose results derivatives are taken.
 DIFFERENTIATED = {
     "em": lambda x, w: jg.em(start, x, weights=w, history=False).mixture,
+    "em, regularized": lambda x, w: (
+        jg.em(start, x, weights=w, reg_covar=0.3, adjoint="one_step", max_iter=3).mixture
+    ),
     "em, one step": lambda x, w: jg.em(start, x, weights=w, adjoint="one_step").mixture,
     "em, unrolled": lambda x, w: (
         jg.em(start, x, weights=w, adjoint="unroll", max_iter=3, history=False).mixture

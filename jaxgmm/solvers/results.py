@@ -93,8 +93,8 @@ class FitResult:
     def __repr__(self) -> str:
         """The status in words, or those of a batch with their numbers, and what was fitted."""
         status, what = self.status, sizes_in_words(self.mixture)
-        arrays = (jax.Array, np.ndarray, np.generic)
-        if what is None or not isinstance(status, arrays) or status.dtype != np.int32:
+        is_status = isinstance(status, (jax.Array, np.ndarray, np.generic))
+        if what is None or not is_status or not jnp.issubdtype(status.dtype, jnp.integer):
             return f"FitResult(status={status!r}, mixture={self.mixture!r})"
         if not is_concrete(status, self.n_iter, self.log_likelihood):
             how = f"traced, status {status.shape}"

@@ -77,7 +77,8 @@ def test_results_and_mixtures_are_shown_in_a_few_words(result):
     seen = []
     jax.eval_shape(lambda one: seen.append(repr(one)), result)
     assert "traced" in seen[0]
-    for mapped in (jax.tree.map(jnp.shape, result), jax.eval_shape(lambda: result)):
+    moving = jax.jvp(lambda x: jg.em(START, x, max_iter=2), (array(X),), (array(X),))[1]
+    for mapped in (jax.tree.map(jnp.shape, result), jax.eval_shape(lambda: result), moving):
         assert repr(mapped).startswith("FitResult(")
 
 
