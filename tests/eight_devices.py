@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -291,6 +292,19 @@ def derivative_in_a_mesh():
     return gap(found, slope_of(DIFFERENTIATED["em"])(few, few_weights))
 
 
+def beside_known_weights():
+    """Of rows that are traced, where weights are known and spread: a fit, and its derivative."""
+    rows, own = spread((few, few_weights), meshes["explicit"])
+
+    def total(w, x):
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(DIFFERENTIATED["em"](x, w)))
+
+    functions = [jax.jit(partial(total, own)), jax.grad(partial(total, own))]
+    with jax.set_mesh(meshes["explicit"]):
+        found = [function(rows) for function in functions]
+    return gap(found, [total(few_weights, few), jax.grad(partial(total, few_weights))(few)])
+
+
 def messages_of(function, *arguments):
     """All kinds of collectives in a program."""
     text = function.lower(*arguments).compile().as_text()
@@ -448,6 +462,12 @@ report = {
         jax.jit(slope_of(DIFFERENTIATED["em"])), *spread((few, few_weights), meshes["explicit"])
     ),
     "derivative in a mesh": derivative_in_a_mesh(),
+    "beside known weights": beside_known_weights(),
+    "several meshes": refusal(
+        lambda x, w: jg.fit_batch(KEY, x, 2, weights=w, **SHORT),
+        *spread([some_models[0]], meshes["explicit"]),
+        put(of_rows, ALONG_MODELS, both["explicit"]),
+    ),
     "derivative, two forms": gap(
         *(
             jax.jit(slope_of(DIFFERENTIATED["em"]))(*arrays)

@@ -75,7 +75,12 @@ def test_derivatives_of_spread_rows_are_those_of_one_device(report):
     assert {name: gap for name, gap in report["derivatives"].items() if not gap < 30 * CLOSE} == {}
     assert report["derivative in a mesh"] < 30 * CLOSE
     assert report["derivative, two forms"] < 100 * CLOSE
+    assert report["beside known weights"] < 30 * CLOSE
     assert report["derivatives send"] == ["all-reduce"]
+
+
+def test_several_meshes_are_refused(report):
+    assert report["several meshes"].startswith("ValueError: data are spread over several meshes")
 
 
 def test_split_features_are_refused_with_the_way_out(report):

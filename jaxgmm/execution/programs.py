@@ -200,12 +200,15 @@ class PlatformProgram:
                         meshes.append(spread[1])
         if not meshes:
             return Place(platform, shards.row_axes())
-        if any(mesh != meshes[0] for mesh in meshes):
+        # What is traced knows its mesh without the devices.
+        abstract = [mesh.abstract_mesh for mesh in meshes]
+        if any(mesh != abstract[0] for mesh in abstract):
             raise ValueError("data are spread over several meshes; put all of them on one")
+        mesh = next((mesh for mesh in meshes if not isinstance(mesh, Mesh)), meshes[0])
         models = along.get("models", ())
         # Rows are whole where models have their axes.
         rows = tuple(axis for axis in along.get("rows", ()) if axis not in models)
-        return Place(platform, rows, models, meshes[0])
+        return Place(platform, rows, models, mesh)
 
 
 class Program(PlatformProgram):
