@@ -24,9 +24,14 @@ def padded_rows(n_rows: int) -> int:
     return max(SMALLEST, bucket_size(n_rows))
 
 
+def power_of_two(number: int) -> int:
+    """The smallest that is no less."""
+    return 1 << (number - 1).bit_length()
+
+
 def bucket_size(number: int) -> int:
     """The next power of two, or half way to it."""
-    power = 1 << (number - 1).bit_length()
+    power = power_of_two(number)
     return power if number > 3 * power // 4 else 3 * power // 4
 
 

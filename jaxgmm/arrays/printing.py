@@ -1,18 +1,29 @@
 """What is printed: tables in text and HTML, and lists of numbers in a few digits."""
 
+import itertools
 from collections.abc import Sequence
 from html import escape
 
 Cells = Sequence[Sequence[str]]
 
 
-def text_table(cells: Cells) -> list[str]:
-    """Lines with each column flush right, as wide as it has to be."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+def text_table(cells: Cells, even: bool = False) -> list[str]:
+    """Lines with the first column flush left and the others flush right.
+
+    Args:
+        cells: rows, which may end early. One of a single cell is a heading, as long as it may be.
+        even: whether all columns but the first are as wide as the widest.
+    """
+    columns = itertools.zip_longest(*(row for row in cells if len(row) > 1), fillvalue="")
+    first, *rest = [max(map(len, column)) for column in columns] or [0]
+    widths = [max(rest, default=0)] * len(rest) if even else rest
+
+    def line(row: Sequence[str]) -> str:
+        others = zip(row[1:], widths, strict=False)
+        parts = [row[0].ljust(first), *(cell.rjust(width) for cell, width in others)]
+        return "  ".join(parts).rstrip()
+
+    return [line(row) if row else "" for row in cells]
 
 
 def html_table(title: str, cells: Cells, marked: int | None = None) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgmm.arrays.printing import text_table
 from jaxgmm.command_line.messages import counted, listed, printable, shown
 from jaxgmm.covariances.storage import (
     is_diagonal,
@@ -53,7 +54,7 @@ def report(selection: Selection, names: Sequence[str], n_rows: int) -> str:
         wider = f"--components 1:{min(twice, n_rows)}"
         lines.append(f"The best is at the edge of the sweep: {wider} may find a better one.")
     lines += ["", _model_name(best)]
-    lines += _grid(
+    lines += text_table(
         [
             ["  log-likelihood", f"{best['log_likelihood']:.3f}"],
             ["  free parameters", str(best["n_parameters"])],
@@ -85,7 +86,7 @@ def score_report(log_likelihood: float, n_rows: int, n_parameters: int) -> str:
         ["  free parameters", str(n_parameters)],
         *([f"  {name.upper()}", f"{criteria[name]:.3f}"] for name in ("aic", "bic")),
     ]
-    return "\n".join(_grid(cells))
+    return "\n".join(text_table(cells, even=True))
 
 
 def model_report(mixture: GaussianMixture, names: Sequence[str]) -> str:
@@ -102,7 +103,7 @@ def model_report(mixture: GaussianMixture, names: Sequence[str]) -> str:
         ["free parameters", str(n_parameters(mixture))],
         ["dtype", str(mixture.means.dtype)],
     ]
-    return "\n".join([*_grid(cells), "", *_parameters(mixture, names, len(names))])
+    return "\n".join([*text_table(cells, even=True), "", *_parameters(mixture, names, len(names))])
 
 
 def _criterion_table(table: np.ndarray, criterion: str) -> list[str]:
@@ -117,7 +118,7 @@ def _criterion_table(table: np.ndarray, criterion: str) -> list[str]:
     for count in np.unique(table["n_components"]).tolist():
         cells.append([str(count), *(marked.get((count, name), "- ") for name in types)])
     met = [MARKS[status] for status in Status if status and status in table["status"]]
-    return _grid(cells) + [f"{mark} {meaning}" for mark, meaning in met]
+    return text_table(cells, even=True) + [f"{mark} {meaning}" for mark, meaning in met]
 
 
 def _parameters(mixture: GaussianMixture, names: Sequence[str], most: int) -> list[str]:
@@ -144,14 +145,14 @@ def _parameters(mixture: GaussianMixture, names: Sequence[str], most: int) -> li
         cells += [[label, *_figures(of_each[:, i])] for i, label in enumerate(labels)]
         if len(names) > most:
             cells += [[], [f"and {len(names) - most} more features, which jaxgmm show prints"]]
-        return _grid(cells)
+        return text_table(cells, even=True)
     covariances = np.asarray(mixture.covariances)
     shared = STRUCTURES[mixture.covariance_type].shared
     for k, matrix in enumerate(covariances[:1] if shared else covariances):
         whose = "every component" if shared else f"component {k + 1}"
         cells += [[], [f"covariance of {whose}"]]
         cells += [[label, *_figures(row)] for label, row in zip(labels, matrix, strict=True)]
-    return _grid(cells)
+    return text_table(cells, even=True)
 
 
 def _outcome(result: FitResult) -> str:
@@ -178,15 +179,3 @@ def _model_name(row: np.void) -> str:
 
 def _figures(values: np.ndarray) -> list[str]:
     return [f"{value:.6g}" for value in values.tolist()]
-
-
-def _grid(cells: list[list[str]]) -> list[str]:
-    """Lines with the first column flush left and the others flush right."""
-    first = max(len(row[0]) for row in cells if len(row) > 1)
-    rest = max((len(cell) for row in cells for cell in row[1:]), default=0)
-    return [
-        "".join([row[0].ljust(first), *("  " + cell.rjust(rest) for cell in row[1:])]).rstrip()
-        if row
-        else ""
-        for row in cells
-    ]

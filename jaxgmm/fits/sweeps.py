@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxgmm.arrays.budgets import budget
+from jaxgmm.arrays.padding import power_of_two
 from jaxgmm.covariances.structures import structure_named
 from jaxgmm.covariances.traced import AnyStructure, TracedStructure
 from jaxgmm.execution.blocks import fit_blocks
@@ -59,7 +60,7 @@ def groups_of(candidates: list[Candidate], shape: tuple[int, ...]) -> list[Group
         if n_rows * largest * n_features <= budget().padded_pass:
             return [Group(numbers, largest, name)]
         counts = [candidates[number].n_components for number in numbers]
-        sizes = [min(largest, 1 << (count - 1).bit_length()) for count in counts]
+        sizes = [min(largest, power_of_two(count)) for count in counts]
         return [Group([number], size, name) for number, size in zip(numbers, sizes, strict=True)]
 
     numbers_of: dict[str, list[int]] = {}

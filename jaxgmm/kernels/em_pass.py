@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array, lax
 from jax.experimental import pallas as pl
 
-from jaxgmm.kernels.launching import TRITON, launch
+from jaxgmm.kernels.launching import TRITON, launch, power_of_two
 
 # Rows of a tile; the shortest side of what tensor cores multiply; coordinates in a block.
 TILE, SHORTEST, BLOCK = 64, 16, 8
@@ -69,11 +69,6 @@ class Plan(NamedTuple):
         """Rows of numbers (K,) that a program sums: products or squares, coordinates, and the
         count and the log-likelihood, alone in their rows."""
         return self.in_group * self.block**2 + (1 + self.squares) * self.width + 2
-
-
-def power_of_two(number: int) -> int:
-    """The smallest that is no less."""
-    return 1 << (number - 1).bit_length()
 
 
 def plan_of(n_features: int, n_components: int, second_order: int) -> Plan | None:

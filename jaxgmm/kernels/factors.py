@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
 
-from jaxgmm.kernels.launching import launch
+from jaxgmm.kernels.launching import launch, power_of_two
 
 # Rows of a matrix that a program has room for; with more than so many numbers it has more warps.
 MOST_FEATURES, NUMBERS_OF_A_WARP = 64, 2**10
@@ -32,7 +32,7 @@ def inverses_of_lower(factor: Array, how: str) -> Array:
 
 def _of_each(function: Callable[..., Array], name: str, matrices: Array, how: str) -> Array:
     d = matrices.shape[-1]
-    width = 1 << (d - 1).bit_length()
+    width = power_of_two(d)
     flat = matrices.reshape(-1, d, d)
     n_warps = max(1, width**2 // NUMBERS_OF_A_WARP)
     found = launch(

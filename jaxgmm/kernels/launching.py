@@ -14,6 +14,11 @@ from jax.experimental import pallas as pl
 TRITON, INTERPRETED = "triton", "interpreted"
 
 
+def power_of_two(number: int) -> int:
+    """The smallest that is no less, as Triton's arrays are that long along each axis."""
+    return 1 << (number - 1).bit_length()
+
+
 def runs_with(how: str | None, *arrays: Array) -> bool:
     """Whether a kernel that is run so can read arrays, and give float32.
 

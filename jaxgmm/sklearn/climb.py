@@ -77,8 +77,8 @@ def climb(
     active: Array,
     reg_covar: Array,
     tol: Array,
-    max_iter: Array,
     before: Array,
+    max_iter: Array,
     structure: AnyStructure,
     capacity: int,
 ) -> Climb:
@@ -92,8 +92,8 @@ def climb(
         active: (K,) bool, which components there are.
         reg_covar: () added to the variances.
         tol: () change of the mean log-likelihood of a row that ends the climb.
-        max_iter: () steps, at most the capacity.
         before: () the mean log-likelihood of a row that the first change is from.
+        max_iter: () steps, at most the capacity.
         structure: the covariance type.
         capacity: of the list of lower bounds.
     """

@@ -8,24 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import sklearn.mixture
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from jaxgmm.arrays.budgets import budget
-from jaxgmm.arrays.padding import padded_rows
-from jaxgmm.covariances.storage import Covariance, Diagonal, Full, variances
-from jaxgmm.covariances.structures import STRUCTURES, Structure
-from jaxgmm.covariances.traced import AnyStructure, TracedStructure
+from jaxgmm.covariances.storage import variances
+from jaxgmm.covariances.structures import STRUCTURES
 from jaxgmm.files.interchange import SKLEARN_TYPES
 from jaxgmm.fits.criteria import free_parameters
-from jaxgmm.mixtures.densities import component_log_prob
 from jaxgmm.mixtures.mixture import GaussianMixture as Mixture
-from jaxgmm.sklearn.climb import Climb, Start, climb
+from jaxgmm.sklearn.climb import Climb, Start
+from jaxgmm.sklearn.padded import climb_from, has_collapsed, log_densities
+from jaxgmm.sklearn.starts import prior_of, start_of
 from jaxgmm.steps.em_step import e_step, m_step
 from jaxgmm.steps.statistics import SufficientStatistics
 
@@ -287,37 +283,6 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
             )
         super()._check_parameters(X, xp=xp)
 
-    def _responsibilities(
-        self, X: np.ndarray, weights: np.ndarray, labels: np.ndarray | None, random_state: Any
-    ) -> np.ndarray:
-        """Of the first M-step, as scikit-learn draws them: (N, K)."""
-        n_rows, n_components = len(X), self.n_components
-        shares = np.zeros((n_rows, n_components), X.dtype)
-        if self.init_params == "kmeans":
-            clusters = KMeans(n_components, n_init=1, random_state=random_state)
-            of_rows = clusters.fit(X, sample_weight=weights).labels_
-            shares[np.arange(n_rows), of_rows] = 1
-        elif self.init_params == "random":
-            shares[:] = random_state.uniform(size=shares.shape)
-            shares /= shares.sum(axis=1, keepdims=True)
-        elif self.init_params == "random_from_data":
-            present = np.flatnonzero(weights)
-            drawn = random_state.choice(len(present), size=n_components, replace=False)
-            shares[present[drawn], np.arange(n_components)] = 1
-        else:
-            _, drawn = kmeans_plusplus(
-                X, n_components, sample_weight=weights, random_state=random_state
-            )
-            shares[drawn, np.arange(n_components)] = 1
-        if labels is not None:
-            known = labels >= 0
-            told = np.eye(n_components, dtype=X.dtype)[labels[known]]
-            # Of each component the part that has most rows of its label.
-            _, part = linear_sum_assignment(-told.T @ (weights[:, None] * shares)[known])
-            shares = shares[:, part]
-            shares[known] = told
-        return shares
-
     def _climb(
         self,
         X: np.ndarray,
@@ -327,102 +292,40 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         random_state: Any,
         max_iter: int,
     ) -> Climb:
-        """A fit from one start, with NumPy's arrays."""
-        max_iter = min(max_iter, MOST_STEPS)
+        """A fit from one start."""
+        structure, n_components = STRUCTURES[self.covariance_type], self.n_components
         if goes_on:
-            start = Start(None, self.weights_, self.means_, self.covariances_)
-        else:
-            start = self._start(X, weights, labels, random_state)
-        before = self.lower_bound_ if goes_on else -np.inf
-        n_components, dtype = self.n_components, X.dtype
-        given = any(part is not None for part in start[1:])
-        structure, size = self._program(X, as_data=not given)
-        n_rows = rows_of_program(X)
-        prior = None if labels is None else prior_of(labels, n_components, dtype)
-        start = Start(with_zeros(start.responsibilities, n_rows, size), *start[1:])
-        start = jax.tree.map(lambda part: np.asarray(part, dtype), start)
-        reg_covar, tol, before = (
-            np.asarray(of, dtype) for of in (self.reg_covar, self.tol, before)
-        )
-        with jax.enable_x64(dtype == np.float64):
-            found = climb(
-                with_zeros(X, n_rows),
-                with_zeros(weights, n_rows),
-                with_zeros(prior, n_rows, size),
-                start,
-                np.arange(size) < n_components,
-                reg_covar,
-                tol,
-                np.asarray(max_iter),
-                before,
-                structure,
-                capacity=1 << max(0, max_iter - 1).bit_length(),
+            start, before = (
+                Start(None, self.weights_, self.means_, self.covariances_),
+                self.lower_bound_,
             )
-            found = jax.tree.map(np.asarray, found)
-        covariances = found.covariances
-        if isinstance(structure, TracedStructure):
-            covariances = self._of_type(covariances)
-        if not STRUCTURES[self.covariance_type].shared:
-            covariances = covariances[:n_components]
-        found = found._replace(
-            weights=found.weights[:n_components],
-            means=found.means[:n_components],
-            covariances=covariances,
-        )
+        else:
+            given = (self.weights_init, self.means_init, self._covariances_init())
+            data = (n_components, X, weights, labels, random_state)
+            start, before = start_of(given, self.init_params, *data), -np.inf
+        prior = None if labels is None else prior_of(labels, n_components, X.dtype)
+        numbers = (self.reg_covar, self.tol, before)
+        steps = min(max_iter, MOST_STEPS)
+        found = climb_from(start, X, weights, prior, structure, n_components, numbers, steps)
         if not found.finite and labels is not None and np.any(found.weights == 0):
             raise ValueError("y holds labels of components without weight; see weights_init")
         lost = not found.finite
         if self.reg_covar == 0 and not lost:
-            lost = has_collapsed(STRUCTURES[self.covariance_type], covariances, X[weights > 0])
-        return self._failed(covariances) if lost else found
+            lost = has_collapsed(structure, found.covariances, X[weights > 0])
+        return self._failed(found.covariances) if lost else found
+
+    def _covariances_init(self) -> np.ndarray | None:
+        """Inverses of the precisions that are given, or None."""
+        if self.precisions_init is None:
+            return None
+        precisions = np.asarray(self.precisions_init)
+        matrices = self.covariance_type in ("full", "tied")
+        return np.linalg.inv(precisions) if matrices else 1 / precisions
 
     def _failed(self, covariances: np.ndarray) -> NoReturn:
         """Raises scikit-learn's ValueError about covariances that aren't positive definite."""
         self._precision_factors(np.zeros_like(covariances))
         raise AssertionError
-
-    def _program(self, X: np.ndarray, as_data: bool) -> tuple[AnyStructure, int]:
-        """The covariance type and the number of components that a fit is compiled for.
-
-        Small data are fitted by programs for several of them.
-
-        Args:
-            X: (N, D).
-            as_data: whether the type may be data.
-        """
-        structure = STRUCTURES[self.covariance_type]
-        size = 1 << (self.n_components - 1).bit_length()
-        numbers = rows_of_program(X) * size * X.shape[1] ** 2
-        if not as_data or structure.coupled or numbers > budget().padded_pass:
-            return structure, self.n_components
-        if numbers > budget().common_pass:
-            return structure, size
-        of_one = TracedStructure.of([structure.name])
-        return jax.tree.map(lambda flag: flag[0], of_one), size
-
-    def _start(
-        self, X: np.ndarray, weights: np.ndarray, labels: np.ndarray | None, random_state: Any
-    ) -> Start:
-        """A start, of which nothing is drawn if all of it is given."""
-        covariances = None
-        if self.precisions_init is not None:
-            precisions = np.asarray(self.precisions_init)
-            matrices = self.covariance_type in ("full", "tied")
-            covariances = np.linalg.inv(precisions) if matrices else 1 / precisions
-        given = (self.weights_init, self.means_init, covariances)
-        if all(part is not None for part in given):
-            return Start(None, *given)
-        return Start(self._responsibilities(X, weights, labels, random_state), *given)
-
-    def _of_type(self, matrices: np.ndarray) -> np.ndarray:
-        """Covariances (K, D, D) as they are written down for the type."""
-        structure = STRUCTURES[self.covariance_type]
-        found = matrices
-        if structure.diagonal:
-            found = np.diagonal(matrices, axis1=1, axis2=2)
-        if structure.isotropic:
-            found = found[:, 0]
-        return found[0] if structure.shared else found
 
     def _precision_factors(self, covariances: np.ndarray) -> np.ndarray:
         """`precisions_cholesky_`, or scikit-learn's ValueError if they aren't positive definite."""
@@ -445,34 +348,11 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         return Mixture(jnp.asarray(log_weights), jnp.asarray(self.means_), covariance)
 
     def _estimate_log_prob(self, X: np.ndarray, xp: Any = None) -> np.ndarray:
-        """log N(x | μ_k, Σ_k): (N, K); of few numbers by a program for several types and sizes."""
-        structure = STRUCTURES[self.covariance_type]
-        X, means, factors = (
-            np.asarray(array) for array in (X, self.means_, self.precisions_cholesky_)
-        )
+        """log N(x | μ_k, Σ_k): (N, K)."""
+        X, means, factors = map(np.asarray, (X, self.means_, self.precisions_cholesky_))
         dtype = np.result_type(means, X) if X.dtype.kind == "f" else means.dtype
-        n_components, n_features = means.shape
-        if structure.diagonal:
-            of_each = factors[:, None] if factors.ndim == 1 and not structure.shared else factors
-            factors = np.broadcast_to(of_each, means.shape)
-        n_rows, size = rows_of_program(X), n_components
-        if X.size <= budget().small:
-            size = 1 << (n_components - 1).bit_length()
-        if structure.diagonal and n_rows * size * n_features**2 <= budget().padded_pass:
-            factors = factors[:, :, None] * np.eye(n_features)[None]
-        with jax.enable_x64(dtype == np.float64):
-            if factors.ndim < 3 and structure.diagonal:
-                more = np.ones((size - n_components, n_features))
-                scales = np.concatenate([1 / factors, more])
-                covariance: Covariance = Diagonal(jnp.asarray(scales, dtype))
-            else:
-                covariance = full_of(factors.reshape(-1, n_features, n_features), size, dtype)
-            found = component_log_prob(
-                covariance,
-                with_zeros(means.astype(dtype, copy=False), size),
-                with_zeros(X.astype(dtype, copy=False), n_rows),
-            )
-        return np.array(found)[: len(X), :n_components]
+        structure = STRUCTURES[self.covariance_type]
+        return log_densities(X.astype(dtype, copy=False), means, factors, structure)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -482,55 +362,3 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
     def _n_parameters(self) -> int:
         """The number of free parameters."""
         return free_parameters(self.n_components, self.means_.shape[1], self.covariance_type)
-
-
-def full_of(factors: np.ndarray, size: int, dtype: Any) -> Full:
-    """Full covariances Σ⁻¹ = U Uᵀ of factors U (K or 1, D, D), and so many in all that are I."""
-    inverse = np.swapaxes(factors, 1, 2).astype(dtype)
-    if len(inverse) > 1 and size > len(inverse):
-        more = np.broadcast_to(np.eye(inverse.shape[1], dtype=dtype), (size, *inverse.shape[1:]))
-        inverse = np.concatenate([inverse, more[len(inverse) :]])
-    return Full(jnp.asarray(np.linalg.inv(inverse)), jnp.asarray(inverse))
-
-
-def rows_of_program(X: np.ndarray) -> int:
-    """The number of rows that a program for X (N, D) is compiled for."""
-    return padded_rows(len(X)) if X.size <= budget().small else len(X)
-
-
-def with_zeros(array: np.ndarray | None, *lengths: int) -> np.ndarray | None:
-    """An array whose first axes have been filled up to some lengths by zeros."""
-    if array is None or array.shape[: len(lengths)] == lengths:
-        return array
-    missing = [length - had for length, had in zip(lengths, array.shape, strict=False)]
-    return np.pad(array, [(0, count) for count in missing] + [(0, 0)] * (array.ndim - len(missing)))
-
-
-def prior_of(labels: np.ndarray, n_components: int, dtype: Any) -> np.ndarray:
-    """What labels (N,) say as a `log_prior`: (N, K)."""
-    other = labels[:, None] != np.arange(n_components)[None]
-    return np.where((labels >= 0)[:, None] & other, -np.inf, 0).astype(dtype)
-
-
-def has_collapsed(structure: Structure, covariances: np.ndarray, X: np.ndarray) -> bool:
-    """Whether some covariance has no variance left, or is singular to rounding.
-
-    Args:
-        structure: the covariance type.
-        covariances: as they are written down.
-        X: (N, D) rows.
-    """
-    # To the smallest numbers there are Cholesky factors raise what is zero.
-    eps, least = np.finfo(X.dtype).eps, 2**20 * np.finfo(X.dtype).tiny
-    of_data = X.var(axis=0, dtype=np.float64)
-    of_data[of_data == 0] = 1
-    if structure.isotropic:
-        of_data = of_data.mean()
-    if not structure.full_second_moment:
-        return bool(np.any(covariances <= least * of_data))
-    variances = np.diagonal(covariances, axis1=-2, axis2=-1)
-    if np.any(variances <= least * of_data):
-        return True
-    deviations = np.sqrt(variances)
-    correlations = covariances / (deviations[..., :, None] * deviations[..., None, :])
-    return bool(np.linalg.eigvalsh(correlations).min() <= 2 * X.shape[1] * eps)
